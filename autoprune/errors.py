@@ -1,0 +1,36 @@
+"""Errors that a user can fix. Each message states the rule, then the value, then the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutopruneError(Exception):
+    """Something the user can fix: one line, shown without a traceback, exit code 2."""
+
+
+class TrialError(AutopruneError):
+    """One trial cannot go on (its loss became NaN, its worker died). The search goes on without it."""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> AutopruneError:
+    """Build the error for a name that is in no registry: the choices, and the nearest one.
+
+    >>> print(unknown("criterion", "tailor", ["l2", "taylor"]))
+    Unknown criterion 'tailor'. Choose one of: l2, taylor. Did you mean 'taylor'?
+    """
+    known = sorted(choices)
+    message = f"Unknown {kind} {name!r}. Choose one of: {', '.join(known)}."
+    near = difflib.get_close_matches(name, known, n=1)
+    return AutopruneError(f"{message} Did you mean {near[0]!r}?" if near else message)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the error as one line, ``Type: message``, however long its message is.
+
+    >>> first_line(ValueError("bad\\nworse"))
+    'ValueError: bad'
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
