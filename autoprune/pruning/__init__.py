@@ -1,0 +1,1 @@
+"""What to remove and removing it: groups, costs, criteria, plans, the cut."""

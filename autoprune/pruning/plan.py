@@ -1,0 +1,77 @@
+"""The plan: what a candidate is, as a frozen value that JSON can carry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from autoprune.errors import AutopruneError
+from autoprune.pruning.groups import Grouping
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune:
+    """How a cut model is trained."""
+
+    epochs: int
+    lr: float
+    """Peak learning rate of the one-cycle schedule (AdamW)."""
+    batch_size: int = 64
+    weight_decay: float = 1e-3
+    distill_weight: float = 0.0
+    """Share of the loss that asks for the dense model's outputs, in [0, 1]."""
+    temperature: float = 2.0
+    dropout: float | None = None
+    """Rate given to every dropout layer; None leaves them as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Widths per group, criterion and fine-tuning; once scored, also the kept channels.
+
+    A plan alone reproduces the model's shape.
+    """
+
+    widths: Mapping[str, int]
+    criterion: str
+    finetune: FineTune
+    kept: Mapping[str, tuple[int, ...]] | None = None
+    """Ascending indices into the dense group's channels."""
+
+    def with_kept(self, kept: Mapping[str, tuple[int, ...]]) -> Plan:
+        return replace(self, kept=dict(kept), widths={n: len(k) for n, k in kept.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        """Rebuild a plan.
+
+        Raises
+        ------
+        AutopruneError
+            If the value is not a plan.
+        """
+        try:
+            kept = value["kept"]
+            return cls(
+                widths={str(n): int(w) for n, w in value["widths"].items()},
+                criterion=str(value["criterion"]),
+                finetune=FineTune(**value["finetune"]),
+                kept=kept and {str(n): tuple(int(i) for i in k) for n, k in kept.items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise AutopruneError(
+                f"A plan must have widths, criterion, finetune and kept, but reading it gave "
+                f"{type(error).__name__}: {error}. Was the file altered?"
+            ) from error
+
+
+def fingerprint(grouping: Grouping) -> str:
+    """Return a short digest of a dense model's shapes and groups: the same model, the same digest."""
+    value = [sorted((n, list(s)) for n, s in grouping.shapes.items()), grouping.channels]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

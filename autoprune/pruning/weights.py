@@ -1,0 +1,105 @@
+"""Weights on disk: safetensors only, written whole, read without running any code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from autoprune.errors import AutopruneError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` either holds all of it or what it held before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, whole."""
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raise `AutopruneError` if it is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AutopruneError(
+            f"{path} must be a readable JSON file, but reading it gave {type(error).__name__}: "
+            f"{error}. Was it altered or cut short?"
+        ) from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors as safetensors; return the SHA-256 of the file."""
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    content = save(plain)
+    write_whole(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file; raise `AutopruneError` if it is missing, torn or altered."""
+    try:
+        if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise AutopruneError(
+                f"{path} must have the checksum that its plan records, but has another one: "
+                f"it was altered or cut short. Export it again."
+            )
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
+    except (OSError, SafetensorError) as error:
+        raise AutopruneError(
+            f"{path} must be a safetensors file, but reading it gave {type(error).__name__}: "
+            f"{error}."
+        ) from error
+
+
+def save_model(path: Path, model: nn.Module) -> str:
+    """Write a model's state; return the SHA-256 of the file."""
+    return save_tensors(path, model.state_dict())
+
+
+def load_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read a dense checkpoint: safetensors, or what `torch.save` wrote, without running its code.
+
+    A dictionary with a ``state_dict`` or ``model`` entry, as trainers write it, is unpacked.
+    """
+    if not path.is_file():
+        raise AutopruneError(f"The checkpoint must be a file, but there is none at {path}.")
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise AutopruneError(
+            f"The checkpoint {path} must hold tensors only (a state_dict), but reading it gave "
+            f"{type(error).__name__}. Save `model.state_dict()`, best as safetensors."
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())
+    if not tensors:
+        raise AutopruneError(f"The checkpoint {path} must hold a state_dict, but holds something else.")
+    return dict(content)
