@@ -1,0 +1,1 @@
+"""Making a cut model good again: tasks, fine-tuning, distillation, calibration."""

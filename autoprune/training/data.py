@@ -1,0 +1,169 @@
+"""Batches from arrays, datasets and loaders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from autoprune.errors import AutopruneError
+from autoprune.pruning.forward import map_tensors, tensors_of
+from autoprune.training.task import Batch, Batches
+
+LABEL_KEYS = ("labels", "label", "targets", "target")
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySplit:
+    """A split held in memory: a batch is an index into its tensors, nothing more."""
+
+    inputs: Any
+    targets: Any
+
+    def __len__(self) -> int:
+        return len(tensors_of(self.inputs)[0])
+
+    def batches(self, batch_size: int, seed: int | None) -> Batches:
+        return _ArrayBatches(self, batch_size, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class _ArrayBatches:
+    split: ArraySplit
+    batch_size: int
+    seed: int | None
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.split) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = torch.arange(len(self.split))
+        if self.seed is not None:
+            order = order[torch.randperm(len(order), generator=_generator(self.seed))]
+        for index in order.split(self.batch_size):
+            yield Batch(
+                inputs=map_tensors(lambda t, i=index: t[i], self.split.inputs),  # type: ignore[misc]
+                targets=map_tensors(lambda t, i=index: t[i], self.split.targets),  # type: ignore[misc]
+                index=index,
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class LoaderSplit:
+    """A split that a `Dataset` or `DataLoader` serves. A loader keeps its own batch size."""
+
+    source: Dataset[Any] | DataLoader[Any]
+
+    @property
+    def batch_size(self) -> int | None:
+        return self.source.batch_size if isinstance(self.source, DataLoader) else None
+
+    def batches(self, batch_size: int, seed: int | None) -> Batches:
+        if isinstance(self.source, DataLoader):
+            return _LoaderBatches(self.source)
+        shuffle: dict[str, Any] = {"shuffle": False}
+        if seed is not None:
+            shuffle = {"shuffle": True, "generator": _generator(seed)}
+        return _LoaderBatches(DataLoader(self.source, batch_size=batch_size, **shuffle))
+
+
+@dataclass(frozen=True, eq=False)
+class _LoaderBatches:
+    loader: DataLoader[Any]
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for item in self.loader:
+            inputs, targets = _unpack(item)
+            yield Batch(inputs=inputs, targets=targets)
+
+
+def _unpack(item: Any) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        for key in LABEL_KEYS:
+            if key in item:
+                return {k: v for k, v in item.items() if k != key}, item[key]
+    elif isinstance(item, (tuple, list)) and len(item) >= 2:
+        return (item[0] if len(item) == 2 else tuple(item[:-1])), item[-1]
+    raise AutopruneError(
+        f"A dataset must give (inputs, targets) or a dict with one of {', '.join(LABEL_KEYS)}, "
+        f"but it gave a {type(item).__name__}."
+    )
+
+
+def as_split(name: str, source: Any, *, integer_targets: bool) -> ArraySplit | LoaderSplit:
+    """Make a split from (inputs, targets) arrays, a `Dataset` or a `DataLoader`.
+
+    Raises
+    ------
+    AutopruneError
+        If it is none of these, is empty, its lengths differ or it holds NaN or infinity.
+    """
+    if isinstance(source, TensorDataset):
+        *inputs, targets = source.tensors
+        source = (inputs[0] if len(inputs) == 1 else tuple(inputs), targets)
+    if isinstance(source, (tuple, list)) and len(source) == 2:
+        inputs, targets = _tensors(source[0]), _tensors(source[1])
+        if integer_targets:
+            targets = map_tensors(_as_labels, targets)
+        _check_arrays(name, inputs, targets)
+        return ArraySplit(inputs, targets)
+    if isinstance(source, (Dataset, DataLoader)) or _is_dataset(source):
+        if isinstance(source, Sized) and len(source) == 0:
+            raise AutopruneError(f"The {name} data must not be empty, but it is.")
+        return LoaderSplit(cast("Dataset[Any] | DataLoader[Any]", source))
+    raise AutopruneError(
+        f"The {name} data must be (inputs, targets), a Dataset or a DataLoader, "
+        f"but is a {type(source).__name__}."
+    )
+
+
+def _is_dataset(source: Any) -> bool:
+    return hasattr(source, "__getitem__") and hasattr(source, "__len__")
+
+
+def _tensors(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tensors(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_tensors(item) for item in value)
+    if not isinstance(value, Tensor):
+        value = torch.from_numpy(np.ascontiguousarray(np.asarray(value)))
+    return value.float() if value.dtype in (torch.float64, torch.float16) else value
+
+
+def _as_labels(targets: Tensor) -> Tensor:
+    if targets.is_floating_point():
+        return targets  # class probabilities
+    return targets.long()
+
+
+def _check_arrays(name: str, inputs: Any, targets: Any) -> None:
+    tensors = tensors_of(inputs) + tensors_of(targets)
+    lengths = {len(t) if t.dim() else 0 for t in tensors}
+    if len(lengths) != 1:
+        raise AutopruneError(
+            f"The {name} inputs and targets must have the same length, "
+            f"but have {' and '.join(str(n) for n in sorted(lengths))}."
+        )
+    if lengths == {0}:
+        raise AutopruneError(f"The {name} data must not be empty, but it is.")
+    for tensor in tensors:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise AutopruneError(
+                f"The {name} data must be finite, but {bad} of its values are NaN or infinite. "
+                f"Drop or impute them in the study file."
+            )
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,58 @@
+"""Where tensors live and in what precision: the one place that knows about accelerators."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.errors import AutopruneError
+from autoprune.pruning.forward import map_tensors
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device called `name`; ``auto`` is the first GPU, or the CPU without one.
+
+    Raises
+    ------
+    AutopruneError
+        If the name is no device, or that device is not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise AutopruneError(
+            f"`device` must be one of this machine's, e.g. 'cpu' or 'cuda:0', but {name!r} is not."
+        ) from error
+    return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the model's first parameter lives; the CPU if it has none."""
+    parameter = next(model.parameters(), None)
+    return parameter.device if parameter is not None else torch.device("cpu")
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Move every tensor of a nest to `device`."""
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Mixed precision where it pays: bfloat16 on GPUs that have it, nothing on the CPU.
+
+    bfloat16 has float32's range, so gradients need no scaling.
+    """
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def use_one_thread() -> None:
+    """Give this process one compute thread: workers share the cores, threads would fight."""
+    torch.set_num_threads(1)

@@ -1,0 +1,138 @@
+"""Fine-tuning: one-cycle AdamW with distillation, a score per epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from autoprune.errors import TrialError
+from autoprune.pruning.plan import FineTune
+from autoprune.training.device import autocast, device_of
+from autoprune.training.distill import Teacher, to_batch
+from autoprune.training.task import Task
+
+WARMUP = 0.2
+"""Share of the steps in which the learning rate rises."""
+START = 0.1
+"""Share of the peak learning rate to start at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """How training stands after an epoch."""
+
+    epoch: int
+    loss: float
+    valid: float
+
+
+def finetune(
+    model: nn.Module,
+    task: Task,
+    settings: FineTune,
+    *,
+    teacher: Teacher | None = None,
+    seed: int = 0,
+) -> Iterator[Epoch]:
+    """Train `model` in place and yield its validation score after each epoch.
+
+    The caller decides after each epoch whether to go on: a generator that is closed has trained
+    no further than its last epoch.
+
+    Parameters
+    ----------
+    model
+        The model to train, on the device to train it on.
+    settings
+        ``(1 - distill_weight) * task loss + distill_weight * distance to the teacher`` is
+        minimised by AdamW, its learning rate rising linearly to `lr` and falling as a cosine to 0.
+    teacher
+        The dense model; None trains on the task's loss alone.
+    seed
+        Fixes the order of the data and the dropout masks.
+
+    Raises
+    ------
+    TrialError
+        If the loss or the score is not a number.
+    """
+    torch.manual_seed(seed)
+    set_dropout(model, settings.dropout)
+    device = device_of(model)
+    steps = len(task.batches("train", batch_size=settings.batch_size, seed=seed))
+    optimizer = _optimizer(model, settings)
+    schedule = LambdaLR(optimizer, _one_cycle(max(steps * settings.epochs, 1)))
+    for epoch in range(1, settings.epochs + 1):
+        model.train()
+        total = torch.zeros((), device=device)
+        count = 0
+        epoch_seed = seed * 1_000 + epoch
+        for batch in task.batches("train", batch_size=settings.batch_size, seed=epoch_seed):
+            here = to_batch(batch, device)
+            with autocast(device):
+                loss, outputs = task.step(model, here)
+                if teacher is not None and settings.distill_weight > 0 and outputs is not None:
+                    distance = task.distance(outputs, teacher.outputs(here), settings.temperature)
+                    loss = torch.lerp(loss, distance, settings.distill_weight)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+            count += 1
+        mean = float(total) / max(count, 1)
+        _check(mean, "loss", epoch, settings)
+        yield Epoch(epoch=epoch, loss=mean, valid=scored(task, model, epoch, settings))
+
+
+def scored(task: Task, model: nn.Module, epoch: int, settings: FineTune) -> float:
+    """Return the validation score after `epoch`; raise `TrialError` if it is not a number."""
+    valid = float(task.evaluate(model, "valid"))
+    _check(valid, task.metric, epoch, settings)
+    return valid
+
+
+def set_dropout(model: nn.Module, rate: float | None) -> None:
+    """Give every dropout layer the same rate; None leaves them as they are."""
+    if rate is not None:
+        for module in dropout_layers(model):
+            module.p = rate
+
+
+def dropout_layers(model: nn.Module) -> list[nn.modules.dropout._DropoutNd]:
+    """Return the model's dropout layers."""
+    return [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+
+
+def _check(value: float, what: str, epoch: int, settings: FineTune) -> None:
+    if not math.isfinite(value):
+        raise TrialError(
+            f"The {what} must stay finite, but became {value} in epoch {epoch} "
+            f"(learning rate {settings.lr:.2g}, batch size {settings.batch_size})."
+        )
+
+
+def _optimizer(model: nn.Module, settings: FineTune) -> torch.optim.Optimizer:
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, list[Tensor] | float]] = [
+        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},
+        # Biases and normalisation scales are not decayed.
+        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, fused=True)
+
+
+def _one_cycle(total: int) -> object:
+    rising = max(int(total * WARMUP), 1)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return START + (1 - START) * step / rising
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(total - rising, 1)))
+
+    return factor

@@ -1,0 +1,91 @@
+"""Scorers by name: scikit-learn's, applied to a network's outputs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoprune.errors import AutopruneError, unknown
+
+Scorer = Callable[[Any, Any], float]
+"""Takes outputs and targets of a whole split and returns the score."""
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> float:
+    """Fraction of samples whose largest output is the target; one output means logit > 0."""
+    if outputs.dim() == 1 or outputs.shape[1] == 1:
+        guesses = (outputs.reshape(-1) > 0).long()
+        return float((guesses == targets.reshape(-1).long()).float().mean())
+    guesses = outputs.argmax(1)
+    truth = targets.argmax(1) if targets.dim() == outputs.dim() else targets
+    return float((guesses == truth).float().mean())
+
+
+def get_scorer(name: str) -> Scorer:
+    """Return ``accuracy``, or any of scikit-learn's scorers (all of which want to be high).
+
+    Raises
+    ------
+    AutopruneError
+        If scikit-learn has no scorer of that name.
+    """
+    if name == "accuracy":
+        return accuracy
+    from sklearn.metrics import get_scorer as sklearn_scorer
+    from sklearn.metrics import get_scorer_names
+
+    if name not in get_scorer_names():
+        raise unknown("scorer", name, get_scorer_names())
+    scorer = sklearn_scorer(name)
+
+    def score(outputs: Any, targets: Any) -> float:
+        if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+            raise AutopruneError(
+                f"Scorer {name!r} needs a model that returns one tensor; "
+                f"pass a function `scorer(outputs, targets)` instead."
+            )
+        truth = targets.numpy()
+        estimator = _answers(outputs, truth)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return float(scorer(estimator, np.zeros((len(truth), 1)), truth))
+
+    return score
+
+
+def _answers(outputs: Tensor, truth: np.ndarray[Any, Any]) -> Any:
+    """Wrap outputs as the fitted estimator that a scikit-learn scorer wants to ask."""
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+
+    discrete = np.issubdtype(truth.dtype, np.integer)
+
+    class Regressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+        def __sklearn_is_fitted__(self) -> bool:
+            return True
+
+        def predict(self, X: Any) -> Any:  # noqa: N803
+            return outputs.reshape(truth.shape).numpy()
+
+    class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+        classes_ = np.arange(max(outputs.shape[-1] if outputs.dim() > 1 else 2, 2))
+
+        def __sklearn_is_fitted__(self) -> bool:
+            return True
+
+        def predict(self, X: Any) -> Any:  # noqa: N803
+            if outputs.dim() == 1 or outputs.shape[1] == 1:
+                return (outputs.reshape(-1) > 0).long().numpy()
+            return outputs.argmax(1).numpy()
+
+        def predict_proba(self, X: Any) -> Any:  # noqa: N803
+            if outputs.dim() == 1 or outputs.shape[1] == 1:
+                positive = torch.sigmoid(outputs.reshape(-1))
+                return torch.stack([1 - positive, positive], 1).numpy()
+            return outputs.double().softmax(1).numpy()
+
+    return Classifier() if discrete else Regressor()

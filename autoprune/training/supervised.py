@@ -1,0 +1,180 @@
+"""The ready-made task: inputs, targets, a loss and a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.errors import AutopruneError, unknown
+from autoprune.pruning.forward import call, map_tensors, tensors_of
+from autoprune.training.data import ArraySplit, LoaderSplit, as_split
+from autoprune.training.device import autocast, device_of, to_device
+from autoprune.training.scoring import Scorer, get_scorer
+from autoprune.training.task import Batch, Batches, Split
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+def _like(loss: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    """Give targets the outputs' shape and type first: [n] and [n, 1] mean the same."""
+
+    def shaped(outputs: Tensor, targets: Tensor) -> Tensor:
+        return loss(outputs, targets.reshape(outputs.shape).to(outputs.dtype))
+
+    return shaped
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": F.cross_entropy,
+    "mse": _like(F.mse_loss),
+    "l1": _like(F.l1_loss),
+    "bce_with_logits": _like(F.binary_cross_entropy_with_logits),
+}
+EVALUATION_BATCH = 1024
+
+
+class SupervisedTask:
+    """Learning targets from inputs.
+
+    Parameters
+    ----------
+    train, valid, test
+        (inputs, targets) arrays or tensors, a `Dataset`, or a `DataLoader`. Inputs may be a tuple
+        or dict of arrays for a model with several inputs. Candidates are chosen on `valid`;
+        `test` is read once, at the end.
+    loss
+        ``cross_entropy``, ``mse``, ``l1``, ``bce_with_logits``, or a function
+        ``loss(outputs, targets)`` that returns the mean over the batch.
+    scorer
+        ``accuracy``, the name of any scikit-learn scorer (``f1_macro``, ``r2``,
+        ``neg_mean_absolute_error``, ...), or a function ``scorer(outputs, targets)``. By default
+        accuracy for classification, r2 otherwise.
+    higher_is_better
+        For a scorer function: whether high is good. Named scorers are known to be.
+    metric
+        What to call the score; by default the scorer's name.
+    augment
+        Applied to each training batch's inputs. Switches the cached distillation off.
+
+    Raises
+    ------
+    AutopruneError
+        If data are empty, of different lengths or not finite, or a name is unknown.
+
+    Examples
+    --------
+    >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
+    >>> task = SupervisedTask(train=(x[:40], y[:40]), valid=(x[40:], y[40:]))
+    >>> task.metric, len(task.batches("train", batch_size=16, seed=0))
+    ('accuracy', 3)
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Any,
+        valid: Any,
+        test: Any = None,
+        loss: str | Loss = "cross_entropy",
+        scorer: str | Scorer | None = None,
+        higher_is_better: bool = True,
+        metric: str | None = None,
+        augment: Callable[[Any], Any] | None = None,
+    ) -> None:
+        if isinstance(loss, str) and loss not in LOSSES:
+            raise unknown("loss", loss, LOSSES)
+        self.classifies = loss in ("cross_entropy", F.cross_entropy) or isinstance(
+            loss, nn.CrossEntropyLoss
+        )
+        self._loss = LOSSES[loss] if isinstance(loss, str) else loss
+        if scorer is None:
+            scorer = "accuracy" if self.classifies or loss == "bce_with_logits" else "r2"
+        self._scorer = get_scorer(scorer) if isinstance(scorer, str) else scorer
+        self.higher_is_better = True if isinstance(scorer, str) else higher_is_better
+        self.metric = metric or (
+            scorer if isinstance(scorer, str) else getattr(scorer, "__name__", "score")
+        )
+        self._augment = augment
+        self._splits: dict[str, ArraySplit | LoaderSplit] = {
+            name: as_split(name, source, integer_targets=self.classifies)
+            for name, source in (("train", train), ("valid", valid), ("test", test))
+            if source is not None
+        }
+
+    @property
+    def fixed_batch_size(self) -> int | None:
+        """The batch size of a training `DataLoader`, which autoprune cannot change."""
+        train = self._splits["train"]
+        return train.batch_size if isinstance(train, LoaderSplit) else None
+
+    @property
+    def has_test(self) -> bool:
+        return "test" in self._splits
+
+    def batches(self, split: Split, *, batch_size: int, seed: int | None) -> Batches:
+        if split not in self._splits:
+            raise AutopruneError(f"The task must have {split} data to use it, but was given none.")
+        batches = self._splits[split].batches(batch_size, seed)
+        if self._augment is None or split != "train" or seed is None:
+            return batches
+        return _Augmented(batches, self._augment)
+
+    def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+        outputs = call(model, batch.inputs)
+        return self._loss(outputs, batch.targets), outputs
+
+    def distance(self, outputs: Any, teacher: Any, temperature: float) -> Tensor:
+        """Hinton et al. 2015: softened KL x T^2 for classification; else the squared difference."""
+        pairs = list(zip(tensors_of(outputs), tensors_of(teacher), strict=True))
+        if self.classifies:
+            terms = [_soft_divergence(o, t, temperature) for o, t in pairs]
+        else:
+            terms = [F.mse_loss(o, t) for o, t in pairs]
+        return torch.stack(terms).sum()
+
+    def evaluate(self, model: nn.Module, split: Split) -> float:
+        device = device_of(model)
+        outputs, targets = [], []
+        model.eval()
+        with torch.inference_mode(), autocast(device):
+            for batch in self.batches(split, batch_size=EVALUATION_BATCH, seed=None):
+                result = call(model, to_device(batch.inputs, device))
+                outputs.append(map_tensors(lambda t: t.float().cpu(), result))
+                targets.append(map_tensors(lambda t: t.cpu(), batch.targets))
+        return float(self._scorer(_joined(outputs), _joined(targets)))
+
+
+class _Augmented:
+    def __init__(self, batches: Batches, augment: Callable[[Any], Any]) -> None:
+        self._batches = batches
+        self._augment = augment
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Any:
+        for batch in self._batches:
+            yield Batch(inputs=self._augment(batch.inputs), targets=batch.targets)
+
+
+def _soft_divergence(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    student = F.log_softmax(outputs / temperature, 1)
+    target = F.log_softmax(teacher / temperature, 1)
+    divergence = F.kl_div(student, target, reduction="none", log_target=True).sum(1)
+    return divergence.mean() * temperature**2
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Concatenate a list of nests of tensors into one nest."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat([part if part.dim() else part[None] for part in parts])
+    if isinstance(first, dict):
+        return {key: _joined([part[key] for part in parts]) for key in first}
+    if isinstance(first, (tuple, list)):
+        return type(first)(_joined(list(items)) for items in zip(*parts, strict=True))
+    return parts
