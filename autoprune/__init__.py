@@ -1,0 +1,55 @@
+"""autoprune: smaller PyTorch models, found by search.
+
+Names are imported when they are first used, so that ``import autoprune`` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoprune.errors import AutopruneError as AutopruneError
+    from autoprune.pruning.criteria import criterion as criterion
+    from autoprune.pruning.plan import FineTune as FineTune
+    from autoprune.pruning.plan import Plan as Plan
+    from autoprune.results.load import load as load
+    from autoprune.results.result import SearchResult as SearchResult
+    from autoprune.results.result import open_result as open_result
+    from autoprune.run import search as search
+    from autoprune.search.space import Space as Space
+    from autoprune.study import PruningStudy as PruningStudy
+    from autoprune.study import load_study as load_study
+    from autoprune.training.supervised import SupervisedTask as SupervisedTask
+    from autoprune.training.task import Batch as Batch
+    from autoprune.training.task import Task as Task
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AutopruneError": "autoprune.errors",
+    "Batch": "autoprune.training.task",
+    "FineTune": "autoprune.pruning.plan",
+    "Plan": "autoprune.pruning.plan",
+    "PruningStudy": "autoprune.study",
+    "SearchResult": "autoprune.results.result",
+    "Space": "autoprune.search.space",
+    "SupervisedTask": "autoprune.training.supervised",
+    "Task": "autoprune.training.task",
+    "criterion": "autoprune.pruning.criteria",
+    "load": "autoprune.results.load",
+    "load_study": "autoprune.study",
+    "open_result": "autoprune.results.result",
+    "search": "autoprune.run",
+}
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autoprune' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Executors: where jobs run. They know nothing about what a job does."""

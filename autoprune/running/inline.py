@@ -1,0 +1,66 @@
+"""Jobs in this very process, one at a time: for debugging, notebooks and tests."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Generator
+from typing import Any
+
+from autoprune.errors import AutopruneError, first_line
+from autoprune.running.executor import Done, Event, Failed, JobFunction, Opening, Progress
+
+
+class InlineExecutor:
+    """Runs each job in the caller's process when its next event is asked for."""
+
+    slots = 1
+
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+        self._context: Any = None
+        self._job: str | None = None
+        self._running: Generator[Any, bool, Any] | None = None
+        self._arguments: tuple[JobFunction, dict[str, Any]] | None = None
+        self._go_on = True
+
+    def submit(self, job: str, function: JobFunction, **arguments: Any) -> None:
+        assert self._job is None, "one job at a time"
+        self._job, self._running, self._arguments = job, None, (function, arguments)
+
+    def next_event(self) -> Event:
+        assert self._job is not None, "there is no job to wait for"
+        job = self._job
+        try:
+            if self._running is None:
+                assert self._arguments is not None
+                function, arguments = self._arguments
+                if self._context is None:
+                    self._context = self._opening()
+                self._running = function(self._context, **arguments)
+                return Progress(job=job, value=next(self._running))
+            return Progress(job=job, value=self._running.send(self._go_on))
+        except StopIteration as stop:
+            self._job = None
+            return Done(job=job, value=stop.value)
+        except Exception as error:
+            self._job = None
+            return failure(job, error)
+
+    def answer(self, job: str, *, go_on: bool) -> None:
+        self._go_on = go_on
+
+    def close(self) -> None:
+        if self._running is not None:
+            self._running.close()
+        self._job = None
+
+
+def failure(job: str, error: Exception) -> Failed:
+    """Describe an exception as the event that ends its job."""
+    fixable = isinstance(error, AutopruneError)
+    return Failed(
+        job=job,
+        cause=str(error) if fixable else first_line(error),
+        detail=traceback.format_exc(),
+        fixable=fixable,
+    )

@@ -1,0 +1,1 @@
+"""What to try next: the space, its samplers, lineage, stopping, the Pareto front."""

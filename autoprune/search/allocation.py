@@ -1,0 +1,97 @@
+"""How a size is spread over the groups: a structured family with few numbers.
+
+width_g = clip(s * C_g^eta * exp(beta * z_g + kappa * depth_g), lowest_g, C_g), where C_g is the
+dense group's size, z_g its standardised sensitivity, depth_g in [-1, 1] its place from input to
+output, and s is solved so that the plan has the wanted number of parameters. eta = 1 is a uniform
+ratio, eta = 0 a constant width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.pruning.cost import CostModel, Widths
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The numbers that say how a size is spread."""
+
+    eta: float = 0.5
+    beta: float = 0.0
+    kappa: float = 0.0
+
+
+class Allocator:
+    """Solves widths for a wanted number of parameters.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from autoprune.pruning.graph import find_groups
+    >>> model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 2))
+    >>> allocator = Allocator(CostModel(find_groups(model, torch.zeros(1, 8))))
+    >>> allocator.widths(500, Shape())
+    {'0': 16, '2': 16}
+    """
+
+    def __init__(
+        self,
+        cost: CostModel,
+        *,
+        sensitivity: Mapping[str, float] | None = None,
+        lowest: Mapping[str, int] | None = None,
+    ) -> None:
+        self.cost = cost
+        count = len(cost.names)
+        self._lowest = cost.row(lowest) if lowest else np.ones(count, dtype=np.int64)
+        raw = np.array([(sensitivity or {}).get(name, 0.0) for name in cost.names])
+        self._z: Floats = (raw - raw.mean()) / (raw.std() or 1.0)
+        self._depth: Floats = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
+
+    @property
+    def dense_params(self) -> int:
+        return int(self.cost.params_of(self.cost.channels[None])[0])
+
+    @property
+    def least_params(self) -> int:
+        """Parameters of the smallest model there is."""
+        return int(self.cost.params_of(self._lowest[None])[0])
+
+    def widths(
+        self, params: int, shape: Shape, *, at_most: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
+        """Return the widest plan of `shape` that has at most `params` parameters.
+
+        Below the smallest possible size, that is the smallest plan. With `at_most` (a parent's
+        widths) no group gets wider than there.
+        """
+        ceiling = self.cost.row(at_most) if at_most else self.cost.channels
+        weights = self.cost.channels**shape.eta * np.exp(
+            shape.beta * self._z + shape.kappa * self._depth
+        )
+        low, high = np.log(0.5 / weights.max()), np.log(2 * self.cost.channels.max() / weights.min())
+        # All scales of a fine grid are costed at once; then once more between the best two.
+        for _ in range(3):
+            scales = np.linspace(low, high, 64)
+            rows = self._rows(scales, weights, ceiling)
+            fitting = np.flatnonzero(self.cost.params_of(rows) <= params)
+            if not len(fitting):
+                return self._named(np.minimum(self._lowest, ceiling))
+            best = int(fitting[-1])
+            low, high = scales[best], scales[min(best + 1, len(scales) - 1)]
+        return self._named(self._rows(np.array([low]), weights, ceiling)[0])
+
+    def _rows(self, scales: Floats, weights: Floats, ceiling: Widths) -> Widths:
+        wanted = np.rint(np.exp(scales)[:, None] * weights).astype(np.int64)
+        return np.minimum(np.maximum(wanted, self._lowest), ceiling)
+
+    def _named(self, row: Widths) -> dict[str, int]:
+        return dict(zip(self.cost.names, row.tolist(), strict=True))

@@ -1,0 +1,54 @@
+"""A candidate: a plan with its scores and its place in the lineage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autoprune.pruning.plan import Plan
+
+DENSE = "dense"
+"""Name of the dense model, the first parent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a candidate is worth and what it costs."""
+
+    valid: float
+    """The task's score on the validation split."""
+    params: int
+    macs: int
+    """Multiply-accumulates per sample in convolutions and linear layers."""
+    size_bytes: int
+    """Size of its weights on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A finished plan: scored, its weights in the store under its name."""
+
+    name: str
+    trial: int
+    plan: Plan
+    score: Score
+    parent: str
+    epochs: int
+    """Epochs of fine-tuning along the whole lineage, its own included."""
+    curve: tuple[float, ...] = ()
+    """Validation score after the cut (epoch 0) and after each epoch."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"plan": self.plan.to_json()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Candidate:
+        return cls(
+            name=value["name"],
+            trial=value["trial"],
+            plan=Plan.from_json(value["plan"]),
+            score=Score(**value["score"]),
+            parent=value["parent"],
+            epochs=value["epochs"],
+            curve=tuple(value["curve"]),
+        )

@@ -1,0 +1,31 @@
+"""Lineage: whose weights a new candidate is cut from.
+
+A trial cut from the dense model throws away all that the search has trained. So it is cut from the
+nearest finished candidate that has at least its widths everywhere and that nothing of its size
+beats; the dense model, which always has, is the first parent.
+(The idea for growing networks is LEMONADE's: Elsken et al. 2018.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from autoprune.search.candidate import Candidate
+from autoprune.search.pareto import front_of
+
+
+def choose_parent(
+    candidates: Iterable[Candidate], widths: Mapping[str, int], *, higher_is_better: bool
+) -> Candidate | None:
+    """Return the smallest candidate on the front that covers `widths`; None for the dense model.
+
+    Candidates off the front are beaten by one of at most their size, so that a better start
+    exists at almost any size.
+    """
+    front = front_of(candidates, higher_is_better=higher_is_better)
+    return next((c for c in front if covers(c.plan.widths, widths)), None)
+
+
+def covers(parent: Mapping[str, int], child: Mapping[str, int]) -> bool:
+    """Return whether `parent` has at least `child`'s width in every group."""
+    return all(parent[name] >= width for name, width in child.items())

@@ -1,0 +1,215 @@
+"""Samplers: Optuna's own by name, and ours, which proposes better vectors in the same space."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from autoprune.errors import unknown
+from autoprune.search.allocation import Allocator, Shape
+from autoprune.search.pareto import pareto
+from autoprune.search.space import SPARSITY, SearchSpace
+
+VALID, PARAMS = "valid", "params"
+"""User attributes of a completed trial: its score and its size, whatever the objective."""
+
+LARGEST = 0.7
+"""The chain's first size, as a share of the dense parameters."""
+SMALLEST = 1 / 256
+"""Its last, unless the network cannot get that small."""
+CHAIN_SHARE = 0.7
+"""Share of the budget that the descending chain takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerContext:
+    """What a sampler may need to know."""
+
+    space: SearchSpace
+    allocator: Allocator
+    budget: int
+    seed: int
+    higher_is_better: bool
+
+
+def make_sampler(name: str, context: SamplerContext) -> BaseSampler:
+    """Build a sampler by name.
+
+    Raises
+    ------
+    AutopruneError
+        If there is no sampler of that name.
+    """
+    if name not in SAMPLERS:
+        raise unknown("sampler", name, SAMPLERS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return SAMPLERS[name](context)
+
+
+def check_sampler(name: str) -> None:
+    """Raise `AutopruneError` if there is no sampler called `name`."""
+    if name not in SAMPLERS:
+        raise unknown("sampler", name, SAMPLERS)
+
+
+class PruningSampler(BaseSampler):
+    """Proposes whole plans: a descending chain of sizes first, then what the front lacks.
+
+    The chain covers the whole range of sizes with one allocation, so that each of its models can
+    be cut from the one before and inherit its training. What is left of the budget goes to the
+    widest gaps of the front, with other allocations and recipes, and to training front members on.
+
+    A proposal depends on the seed, the trial's number and the finished trials, on nothing else: a
+    resumed search goes on as it would have.
+    """
+
+    def __init__(self, context: SamplerContext) -> None:
+        self._context = context
+        self._fallback = RandomSampler(seed=context.seed)
+        self._chain = _chain_of(context)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._context.space.distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        rng = np.random.default_rng([self._context.seed, trial.number])
+        front = self._front(study)
+        if trial.number < len(self._chain) or not front:
+            number = trial.number % len(self._chain)
+            widths = self._chain[number]
+            recipe = self._recipe(rng, search_space, around=None, spread=0.05, explore=0.2)
+        else:
+            widths, near = self._refine(rng, front)
+            known = near if rng.random() < 0.5 else None
+            recipe = self._recipe(rng, search_space, around=known, spread=0.15, explore=0.5)
+        return {**self._context.space.sparsities(widths), **recipe}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        return self._fallback.sample_independent(study, trial, param_name, param_distribution)
+
+    def _front(self, study: optuna.Study) -> list[FrozenTrial]:
+        sign = 1.0 if self._context.higher_is_better else -1.0
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return pareto(
+            [t for t in done if VALID in t.user_attrs],
+            score=lambda t: sign * t.user_attrs[VALID],
+            size=lambda t: t.user_attrs[PARAMS],
+        )
+
+    def _refine(
+        self, rng: np.random.Generator, front: Sequence[FrozenTrial]
+    ) -> tuple[dict[str, int], FrozenTrial]:
+        """Propose widths: a front member trained on, or a new size inside a gap of the front."""
+        if len(front) < 2 or rng.random() < 0.3:
+            chosen = front[int(rng.integers(len(front)))]
+            return self._context.space.widths(chosen.params), chosen
+        sizes = np.log([t.user_attrs[PARAMS] for t in front])
+        scores = np.array([t.user_attrs[VALID] for t in front])
+        # What a gap could still gain: as many log-parameters as it is wide, as much score as it
+        # is high; a little of the width alone, for gaps between equals.
+        rise = np.abs(np.diff(scores))
+        gain = np.diff(sizes) * (rise + 0.05 * max(float(rise.max()), 1e-9))
+        gap = int(rng.choice(len(gain), p=gain / gain.sum()))
+        parent = front[gap + 1]
+        target = int(np.exp(rng.uniform(sizes[gap], sizes[gap + 1])))
+        shape = Shape(
+            eta=rng.uniform(0.2, 0.9), beta=rng.normal(0, 0.3), kappa=rng.normal(0, 0.3)
+        )
+        widths = self._context.allocator.widths(
+            target, shape, at_most=self._context.space.widths(parent.params)
+        )
+        return widths, parent
+
+    def _recipe(
+        self,
+        rng: np.random.Generator,
+        search_space: Mapping[str, BaseDistribution],
+        *,
+        around: FrozenTrial | None,
+        spread: float,
+        explore: float,
+    ) -> dict[str, Any]:
+        """Draw everything but the sparsities near a known recipe, or near the space's middle."""
+        recipe: dict[str, Any] = {}
+        for name, distribution in search_space.items():
+            if name.startswith(SPARSITY):
+                continue
+            if isinstance(distribution, CategoricalDistribution):
+                choices = distribution.choices
+                usual = choices[0] if name == "criterion" else choices[len(choices) // 2]
+                if around is not None:
+                    usual = around.params.get(name, usual)
+                any_choice = choices[int(rng.integers(len(choices)))]
+                recipe[name] = any_choice if rng.random() < explore else usual
+            elif isinstance(distribution, (FloatDistribution, IntDistribution)):
+                known = None if around is None else around.params.get(name)
+                recipe[name] = _near(rng, distribution, known, spread)
+        return recipe
+
+
+def _chain_of(context: SamplerContext) -> list[dict[str, int]]:
+    """Return the descending chain's widths, each once."""
+    allocator = context.allocator
+    dense = allocator.dense_params
+    least = max(allocator.least_params, dense * SMALLEST)
+    count = max(min(context.budget, 4), round(CHAIN_SHARE * context.budget))
+    largest = max(dense * LARGEST, least)
+    chain: list[dict[str, int]] = []
+    for size in np.geomspace(largest, least, count):
+        widths = allocator.widths(round(float(size)), Shape())
+        if widths not in chain:
+            chain.append(widths)
+    return chain
+
+
+def _near(
+    rng: np.random.Generator,
+    distribution: FloatDistribution | IntDistribution,
+    known: float | None,
+    spread: float,
+) -> float | int:
+    """Draw from a normal around `known` (the middle without it), `spread` as share of the range."""
+    low, high = float(distribution.low), float(distribution.high)
+    if distribution.log:
+        low, high = np.log(low), np.log(high)
+        known = None if known is None else float(np.log(known))
+    middle = (low + high) / 2 if known is None else known
+    value = float(np.clip(rng.normal(middle, spread * (high - low)), low, high))
+    if distribution.log:
+        value = float(np.exp(value))
+    value = float(np.clip(value, distribution.low, distribution.high))
+    return round(value) if isinstance(distribution, IntDistribution) else value
+
+
+SAMPLERS: dict[str, Callable[[SamplerContext], BaseSampler]] = {
+    "pruning": PruningSampler,
+    "tpe": lambda c: TPESampler(seed=c.seed, multivariate=True, constant_liar=True),
+    # Optuna's default population of 50 would spend a usual budget on its first generation.
+    "nsga2": lambda c: NSGAIISampler(seed=c.seed, population_size=10),
+    "gp": lambda c: GPSampler(seed=c.seed),
+    "random": lambda c: RandomSampler(seed=c.seed),
+}

@@ -1,0 +1,66 @@
+"""Stopping: a trial that is clearly dominated at a rung gives its epochs to others.
+
+Optuna has no pruning for several objectives, so the rule is ours: compare with completed trials
+that are no larger, at the same rung of their own curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from autoprune.search.candidate import Candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppingRule:
+    """Stop a trial when enough completed trials that are no larger were better at the same rung."""
+
+    higher_is_better: bool
+    witnesses: int = 2
+    """How many completed trials must have been better; one alone may have been lucky."""
+    margin: float = 0.01
+    """By how much, as a share of the witness's score."""
+    first_rung: int = 2
+    """No earlier: the score right after a cut says little about the end."""
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """Return the epochs at which a trial may be stopped: doubling, short of the last.
+
+        >>> StoppingRule(higher_is_better=True).rungs(20)
+        (2, 4, 8, 16)
+        """
+        found, rung = [], self.first_rung
+        while rung < epochs:
+            found.append(rung)
+            rung *= 2
+        return tuple(found)
+
+    def dominated(
+        self,
+        *,
+        params: int,
+        epochs: int,
+        curve: Sequence[float],
+        completed: Iterable[Candidate],
+    ) -> bool:
+        """Return whether a trial should stop now.
+
+        Parameters
+        ----------
+        params, epochs
+            The trial's size and how many epochs it was to train.
+        curve
+            Its validation scores: after the cut, then after each epoch.
+        """
+        rung = len(curve) - 1
+        if rung not in self.rungs(epochs):
+            return False
+        sign = 1.0 if self.higher_is_better else -1.0
+        better = 0
+        for other in completed:
+            comparable = other.score.params <= params and len(other.curve) > rung
+            if comparable and other.plan.finetune.epochs == epochs:
+                lead = sign * (other.curve[rung] - curve[rung])
+                better += lead > self.margin * abs(other.curve[rung])
+        return better >= self.witnesses

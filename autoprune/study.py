@@ -1,0 +1,266 @@
+"""The study: what a user brings. And loading it from a study file."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.errors import AutopruneError, first_line
+from autoprune.pruning.forward import tensors_of
+from autoprune.pruning.plan import FineTune
+from autoprune.search.space import Space, with_criteria
+from autoprune.training.task import Task, missing_methods
+
+NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+BUILTIN = ("digits", "starter")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PruningStudy:
+    """A trained (or trainable) model, its data, and what to search.
+
+    Parameters
+    ----------
+    name
+        Letters, digits, ``.``, ``_`` and ``-``; names folders and the MLflow experiment's runs.
+    model
+        A module, or a function without arguments that builds it.
+    example
+        Inputs as the model is called with them: a tensor, a tuple (positional) or a dict (by
+        keyword). Its first dimension is the batch.
+    task
+        The data, the loss and the score; see `SupervisedTask`.
+    checkpoint
+        A safetensors file or a state_dict saved by torch: the trained dense model.
+    train
+        How to train the dense model, if there is no checkpoint. With neither, the model is taken
+        as it is.
+    keep
+        Glob patterns of layers that never lose channels.
+    space
+        What is searched.
+    final_epochs
+        Epochs that each model on the front gets at the end; 0 leaves them as the search did.
+    seed
+        Fixes everything that is drawn.
+    device
+        ``auto`` takes the first GPU, or the CPU.
+
+    Raises
+    ------
+    AutopruneError
+        If an argument breaks its rule.
+    """
+
+    name: str
+    model: nn.Module | Callable[[], nn.Module]
+    example: Any
+    task: Task
+    checkpoint: str | Path | None = None
+    train: FineTune | None = None
+    keep: Sequence[str] = ()
+    space: Space = field(default_factory=Space)
+    final_epochs: int = 0
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not NAME_RULE.fullmatch(self.name):
+            raise AutopruneError(
+                f"A study's `name` must be 1 to 64 letters, digits, '.', '_' or '-' and start "
+                f"with a letter or digit, but is {self.name!r}."
+            )
+        if not isinstance(self.model, nn.Module) and not callable(self.model):
+            raise AutopruneError(
+                f"`model` must be a torch module or a function that builds one, "
+                f"but is a {type(self.model).__name__}."
+            )
+        if not tensors_of(self.example):
+            raise AutopruneError("`example` must hold at least one tensor, but holds none.")
+        lacking = missing_methods(self.task)
+        if lacking:
+            raise AutopruneError(
+                f"`task` must have {', '.join(lacking)}, but a {type(self.task).__name__} has not. "
+                f"See SupervisedTask."
+            )
+        if isinstance(self.keep, str):
+            raise AutopruneError("`keep` must be a list of patterns, but is a single string.")
+        if self.final_epochs < 0:
+            raise AutopruneError(f"`final_epochs` must be at least 0, but is {self.final_epochs}.")
+        if self.checkpoint is not None and self.train is not None:
+            raise AutopruneError("A study must have `checkpoint` or `train`, not both.")
+
+    def build(self) -> nn.Module:
+        """Return a fresh dense model, untrained weights drawn from the study's seed.
+
+        Raises
+        ------
+        AutopruneError
+            If the model function fails or returns no module.
+        """
+        if isinstance(self.model, nn.Module):
+            return copy.deepcopy(self.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            try:
+                model = self.model()
+            except Exception as error:
+                raise AutopruneError(
+                    f"The study's `model` function must build a module, but raised "
+                    f"{first_line(error)}."
+                ) from error
+        if not isinstance(model, nn.Module):
+            raise AutopruneError(
+                f"The study's `model` function must return a torch module, "
+                f"but returned a {type(model).__name__}."
+            )
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySource:
+    """Where a worker gets the study from: its file, or for one made in Python, its bytes."""
+
+    path: str | None = None
+    code: str | None = None
+    """What `cloudpickle` made of the object, in base64. It goes from one process of ours straight
+    to another; no such bytes are ever read from a file."""
+    seed: int | None = None
+    criteria: tuple[str, ...] | None = None
+
+    def load(self) -> PruningStudy:
+        if self.path is not None:
+            study = load_study(self.path)
+        else:
+            import cloudpickle
+
+            assert self.code is not None
+            study = cloudpickle.loads(base64.b64decode(self.code))
+        return overridden(study, seed=self.seed, criteria=self.criteria)
+
+
+def source_of(study: PruningStudy | str | Path) -> StudySource:
+    """Return how a worker process can get `study`.
+
+    Raises
+    ------
+    AutopruneError
+        If a study made in Python cannot be sent to another process.
+    """
+    if not isinstance(study, PruningStudy):
+        return StudySource(path=str(study))
+    import cloudpickle
+
+    try:
+        return StudySource(code=base64.b64encode(cloudpickle.dumps(study)).decode())
+    except Exception as error:
+        raise AutopruneError(
+            f"A study must be able to go to another process, but packing it raised "
+            f"{first_line(error)}. Put it in a study file, or use workers=0."
+        ) from error
+
+
+def overridden(
+    study: PruningStudy, *, seed: int | None = None, criteria: Sequence[str] | None = None
+) -> PruningStudy:
+    """Return `study` with another seed or other criteria, where given."""
+    if seed is not None:
+        study = replace(study, seed=seed)
+    if criteria is not None:
+        study = replace(study, space=with_criteria(study.space, criteria))
+    return study
+
+
+def find_study_file(name: str | Path) -> Path:
+    """Return the path of a study file, given its path or the name of a built-in one.
+
+    Raises
+    ------
+    AutopruneError
+        If there is no such file.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if str(name) in BUILTIN:
+        here = Path(__file__).parent
+        for folder in (here / "builtin", here.parent / "studies"):
+            if (folder / f"{name}.py").is_file():
+                return folder / f"{name}.py"
+    raise AutopruneError(
+        f"A study must be a Python file or one of {', '.join(BUILTIN)}, but there is no file "
+        f"{str(name)!r}. `autoprune new {path.stem or 'my_study'}.py` writes one to start from."
+    )
+
+
+def load_study(name: str | Path) -> PruningStudy:
+    """Run a study file and return its `study`.
+
+    A study file is the user's own code, and the only code that autoprune runs.
+
+    Raises
+    ------
+    AutopruneError
+        If the file is missing, raises, or defines no `study`.
+    """
+    path = find_study_file(name).resolve()
+    module = _run_file(path)
+    if not hasattr(module, "study"):
+        raise AutopruneError(
+            f"A study file must define `study = PruningStudy(...)`, but {path.name} does not."
+        )
+    study = module.study
+    if not isinstance(study, PruningStudy):
+        raise AutopruneError(
+            f"`study` in {path.name} must be a PruningStudy, but is a {type(study).__name__}."
+        )
+    if study.checkpoint is not None:
+        return replace(study, checkpoint=path.parent / study.checkpoint)
+    return study
+
+
+def _run_file(path: Path) -> ModuleType:
+    # The same file has the same module name in every process, so its classes can be named.
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f"autoprune_study_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except AutopruneError as error:
+        raise AutopruneError(f"{path.name}: {error}") from error
+    except (Exception, SystemExit) as error:
+        line = _line_in(error, path)
+        raise AutopruneError(
+            f"The study file must run, but {path.name}{line} raised {first_line(error)}."
+        ) from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _line_in(error: BaseException, path: Path) -> str:
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f", line {error.lineno},"
+    line, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = f", line {trace.tb_lineno},"
+        trace = trace.tb_next
+    return line
