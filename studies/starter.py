@@ -1,7 +1,7 @@
 """A pruning study to start from. It runs as it is:
 
-    autoprune doctor {file}
-    autoprune search {file} --budget 20
+    autoprune doctor starter.py
+    autoprune search starter.py --budget 20
 
 Replace the three parts marked 1, 2 and 3 by your own model, data and settings.
 """
@@ -55,7 +55,7 @@ task = SupervisedTask(
 
 # 3. The settings. Everything but the first four lines may be left out.
 study = PruningStudy(
-    name="{name}",
+    name="starter",
     model=build_model,
     example=torch.zeros(2, 30),  # what the model is called with; its first dimension is the batch
     task=task,

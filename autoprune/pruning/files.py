@@ -1,0 +1,43 @@
+"""Small files: written whole or not at all, read with an error that names them. No torch here."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import AutopruneError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` either holds all of it or what it held before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, whole."""
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raise `AutopruneError` if it is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AutopruneError(
+            f"{path} must be a readable JSON file, but reading it gave {type(error).__name__}: "
+            f"{error}. Was it altered or cut short?"
+        ) from error

@@ -1,0 +1,1 @@
+"""What a search leaves behind: the store, exported models, MLflow runs, figures."""

@@ -1,0 +1,232 @@
+"""Exporting a candidate: safetensors and plan, a `torch.export` program, an ONNX file.
+
+The exported files run without autoprune. What they must answer is written down as a reference,
+from the model in memory, and compared in a clean process before anything counts as exported.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from autoprune.errors import AutopruneError, first_line
+from autoprune.pruning.files import write_json
+from autoprune.pruning.forward import (
+    batch_size_of,
+    call,
+    count_params,
+    map_tensors,
+    randomised,
+    tensors_of,
+)
+from autoprune.pruning.plan import Plan
+from autoprune.pruning.weights import load_tensors, save_model, save_tensors
+from autoprune.results.load import PLAN, WEIGHTS
+
+PROGRAM, ONNX, METRICS = "model.pt2", "model.onnx", "metrics.json"
+TOLERANCE = 1e-4
+"""Largest allowed difference between an exported model's outputs and the model's in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What became of an export."""
+
+    formats: tuple[str, ...]
+    """Of ``safetensors``, ``pt2`` and ``onnx``, those that were written."""
+    problems: tuple[str, ...]
+    """Why a format is missing, one line each."""
+
+
+def export_model(
+    model: nn.Module, folder: Path, *, example: Any, plan: Plan, about: Mapping[str, Any]
+) -> Exported:
+    """Write `model` to `folder` in every format, with the reference that proves them.
+
+    Parameters
+    ----------
+    example
+        Inputs as the model is called with them; the first dimension is the batch, and is left
+        free in the exported programs where the model allows it.
+    about
+        JSON-able facts that go into ``plan.json``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = model.cpu().eval()
+    digest = save_model(folder / WEIGHTS, model)
+    params = count_params(model)
+    write_json(folder / PLAN, {**about, "params": params, "sha256": digest, **plan.to_json()})
+    example = map_tensors(lambda t: t.detach().cpu(), example)
+    formats, problems = ["safetensors"], []
+    program, dynamic = None, False
+    try:
+        program, dynamic = _trace(model, example)
+        torch.export.save(program, folder / PROGRAM)
+        formats.append("pt2")
+    except Exception as error:
+        problems.append(f"pt2: {first_line(error)}")
+    if program is not None:
+        try:
+            _save_onnx(program, folder / ONNX)
+            formats.append("onnx")
+        except Exception as error:
+            problems.append(f"onnx: {first_line(error)}")
+    _save_reference(model, folder, example, dynamic=dynamic)
+    return Exported(formats=tuple(formats), problems=tuple(problems))
+
+
+def reference_file(folder: Path) -> Path:
+    """Return where a folder's reference inputs and outputs are kept until it is verified."""
+    return folder.with_name(f"{folder.name}.reference.safetensors")
+
+
+def verify(folders: Sequence[Path]) -> dict[str, list[str]]:
+    """Compare exported programs with their references in a process that cannot import autoprune.
+
+    Returns
+    -------
+    dict
+        By folder name, what is wrong with it; an empty list if nothing is.
+    """
+    script = Path(__file__).with_name("verify.py")
+    order = [{"folder": str(f), "reference": str(reference_file(f))} for f in folders]
+    run = subprocess.run(
+        [sys.executable, "-I", str(script), str(TOLERANCE)],
+        input=json.dumps(order),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode != 0:
+        lines = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
+        raise AutopruneError(f"Verifying the exported models failed: {lines[-1]}")
+    answers: dict[str, list[str]] = json.loads(run.stdout)
+    return answers
+
+
+def differs(model: nn.Module, folder: Path) -> str | None:
+    """Say how a reloaded model differs from the reference, None if it does not."""
+    reference = load_tensors(reference_file(folder))
+    plan_inputs = json.loads(reference_layout(folder).read_text())
+    inputs = _fill(plan_inputs, reference, "input")
+    with torch.no_grad():
+        outputs = tensors_of(call(model, inputs))
+    for i, output in enumerate(outputs):
+        expected = reference[f"output/{i}"]
+        gap = float((output.float() - expected.float()).abs().max())
+        if output.shape != expected.shape or not gap <= TOLERANCE:
+            return f"safetensors: output {i} differs by {gap:.2g}"
+    return None
+
+
+def _trace(model: nn.Module, example: Any) -> tuple[torch.export.ExportedProgram, bool]:
+    """Export with a free batch dimension if the model allows it, else with the example's."""
+    try:
+        roomy = _at_batch(example, max(batch_size_of(example), 2))
+        program = _export(model, roomy, dynamic=True)
+        with torch.no_grad():
+            call(program.module(), _at_batch(example, batch_size_of(roomy) + 1))
+        return program, True
+    except Exception:  # whatever the reason, the fixed batch is the alternative
+        return _export(model, example, dynamic=False), False
+
+
+def _export(model: nn.Module, example: Any, *, dynamic: bool) -> torch.export.ExportedProgram:
+    batch = batch_size_of(example)
+
+    def free(tensor: Tensor) -> Any:
+        return {0: Dim.AUTO} if tensor.dim() and tensor.shape[0] == batch else None
+
+    shapes = _shapes(free, example) if dynamic else None
+    args, kwargs = _arguments(example)
+    if shapes is not None and not isinstance(example, (Mapping, tuple, list)):
+        shapes = (shapes,)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+
+
+def _shapes(free: Any, example: Any) -> Any:
+    if isinstance(example, Mapping):
+        return {key: _shapes(free, item) for key, item in example.items()}
+    if isinstance(example, (tuple, list)):
+        return tuple(_shapes(free, item) for item in example)
+    return free(example) if isinstance(example, Tensor) else None
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
+
+
+def _at_batch(example: Any, size: int) -> Any:
+    """Repeat or cut the example along the batch dimension to `size` samples."""
+    batch = batch_size_of(example)
+
+    def resized(tensor: Tensor) -> Tensor:
+        if not tensor.dim() or tensor.shape[0] != batch:
+            return tensor
+        return tensor[torch.arange(size) % batch]
+
+    return map_tensors(resized, example)
+
+
+def _save_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    # The exporter warns once per torchvision operator that is not installed: nobody's concern.
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+            assert exported is not None
+            exported.save(path)
+    finally:
+        quiet.setLevel(level)
+
+
+def reference_layout(folder: Path) -> Path:
+    """Return where the nesting of the reference inputs is kept."""
+    return folder.with_name(f"{folder.name}.reference.json")
+
+
+def _save_reference(model: nn.Module, folder: Path, example: Any, *, dynamic: bool) -> None:
+    """Write what the model in memory answers, at another batch size if that is free."""
+    size = batch_size_of(example) + (3 if dynamic else 0)
+    inputs = _at_batch(randomised(example, seed=1), size)
+    with torch.no_grad():
+        outputs = tensors_of(call(model, inputs))
+    tensors = {f"input/{i}": t for i, t in enumerate(tensors_of(inputs))}
+    tensors |= {f"output/{i}": t for i, t in enumerate(outputs)}
+    save_tensors(reference_file(folder), tensors)
+    write_json(reference_layout(folder), _layout(inputs, iter(range(len(tensors)))))
+
+
+def _layout(inputs: Any, counter: Any) -> Any:
+    """Replace each tensor of a nest of inputs by its number."""
+    if isinstance(inputs, Mapping):
+        return {key: _layout(item, counter) for key, item in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return [_layout(item, counter) for item in inputs]
+    return next(counter) if isinstance(inputs, Tensor) else inputs
+
+
+def _fill(layout: Any, tensors: Mapping[str, Tensor], prefix: str) -> Any:
+    if isinstance(layout, Mapping):
+        return {key: _fill(item, tensors, prefix) for key, item in layout.items()}
+    if isinstance(layout, list):
+        return tuple(_fill(item, tensors, prefix) for item in layout)
+    return tensors[f"{prefix}/{layout}"]

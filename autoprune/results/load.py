@@ -1,0 +1,64 @@
+"""Loading an exported model into its own class: safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autoprune.errors import AutopruneError
+from autoprune.pruning.cut import load_state
+from autoprune.pruning.forward import count_params
+from autoprune.pruning.files import read_json
+from autoprune.pruning.weights import load_tensors
+
+WEIGHTS, PLAN = "model.safetensors", "plan.json"
+
+
+def load(folder: str | Path, *, model: nn.Module) -> nn.Module:
+    """Rebuild an exported model.
+
+    Parameters
+    ----------
+    folder
+        A folder that a search exported, such as ``out/front/t017``.
+    model
+        The dense model, trained or not. It gives the code; it is not changed.
+
+    Returns
+    -------
+    nn.Module
+        A smaller copy with the exported weights, in evaluation mode.
+
+    Raises
+    ------
+    AutopruneError
+        If files are missing or altered, or belong to another model.
+
+    Examples
+    --------
+    >>> net = autoprune.load("out/front/t017", model=Net())  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AutopruneError(f"`folder` must be an exported model's folder, but {folder} is none.")
+    plan = read_json(folder / PLAN)
+    if not isinstance(plan, dict) or not {"params", "sha256"} <= set(plan):
+        raise AutopruneError(
+            f"{folder / PLAN} must be what autoprune exported, with `params` and `sha256`, "
+            f"but lacks them. Was it altered?"
+        )
+    state = load_tensors(folder / WEIGHTS, sha256=plan["sha256"])
+    small = load_state(model, state).eval()
+    _check_count(small, plan["params"])
+    return small
+
+
+def _check_count(model: nn.Module, expected: Any) -> None:
+    found = count_params(model)
+    if found != expected:
+        raise AutopruneError(
+            f"The loaded model must have the plan's {expected} parameters, but has {found}: "
+            f"is this the right model?"
+        )

@@ -1,0 +1,325 @@
+"""MLflow: a projection of the study for people to look at, never the truth, never in the way.
+
+Records go through a queue to one background thread, the only MLflow client there is. If the server
+fails, the search goes on, and what was wrong is said at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from autoprune.errors import first_line
+from autoprune.pruning.files import write_json
+
+State = Literal["complete", "stopped", "failed"]
+RUN_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+SEARCH_TAG, TRIAL_TAG = "autoprune.search", "autoprune.trial"
+CLOSE_SECONDS = 120.0
+VALUE_LIMIT = 5_000
+"""Longest value that is logged as a tag or parameter, in characters."""
+BATCH = 100
+"""Most parameters or tags that MLflow takes at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """An ended trial, as it is logged."""
+
+    key: str
+    """Unique within the search: the trial's name."""
+    run_name: str
+    state: State
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Values by epoch, from epoch 0."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    plan: Mapping[str, Any] | None = None
+    sparsity: Mapping[str, float] = field(default_factory=dict)
+    """Share of each group's channels that went, for the picture."""
+    started: float = 0.0
+    """Seconds since the epoch."""
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontModel:
+    """An exported model, as it is logged."""
+
+    key: str
+    """The trial it belongs to."""
+    folder: Path
+    metrics: Mapping[str, float]
+    module: Callable[[], Any]
+    """Builds the torch module."""
+    example: Any
+
+
+class Tracker(Protocol):
+    """Where a search is recorded for people to look at."""
+
+    def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Open the search's parent run."""
+        ...
+
+    def trial(self, record: TrialRecord) -> None:
+        """Record an ended trial."""
+        ...
+
+    def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
+        """Mark the front, log its models, and attach files to the parent run."""
+        ...
+
+    def finish(self, metrics: Mapping[str, float], *, status: str) -> list[str]:
+        """Close the parent run; return what could not be recorded, one line each."""
+        ...
+
+
+class NullTracker:
+    """Records nothing."""
+
+    def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None: ...
+
+    def trial(self, record: TrialRecord) -> None: ...
+
+    def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None: ...
+
+    def finish(self, metrics: Mapping[str, float], *, status: str) -> list[str]:
+        return []
+
+
+class MlflowTracker:
+    """Records in MLflow, from a thread of its own.
+
+    Parameters
+    ----------
+    uri
+        Tracking URI.
+    artifacts
+        Where a new experiment keeps its files; None leaves that to the server.
+    search
+        The search's id. Runs that carry it already are found again, so that replaying is harmless.
+    """
+
+    def __init__(
+        self, *, uri: str, experiment: str, search: str, name: str, artifacts: Path | None
+    ) -> None:
+        self._queue: queue.Queue[Callable[[_Mlflow], None] | None] = queue.Queue()
+        self._problems: list[str] = []
+        self._open = lambda: _Mlflow(uri, experiment, search, name, artifacts)
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        self._queue.put(lambda mlflow: mlflow.start(params, tags))
+
+    def trial(self, record: TrialRecord) -> None:
+        self._queue.put(lambda mlflow: mlflow.trial(record))
+
+    def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
+        self._queue.put(lambda mlflow: mlflow.front(models, files))
+
+    def finish(self, metrics: Mapping[str, float], *, status: str) -> list[str]:
+        self._queue.put(lambda mlflow: mlflow.finish(metrics, status))
+        self._queue.put(None)
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._problems.append(f"MLflow did not answer within {CLOSE_SECONDS:.0f} s.")
+        return self._problems
+
+    def _work(self) -> None:
+        try:
+            mlflow = self._open()
+        except Exception as error:
+            self._problems.append(f"MLflow could not be opened: {first_line(error)}")
+            return
+        while (action := self._queue.get()) is not None:
+            try:
+                action(mlflow)
+            except Exception as error:
+                message = f"MLflow: {first_line(error)}"
+                if message not in self._problems:
+                    self._problems.append(message)
+
+
+class _Mlflow:
+    """The client proper; lives in the tracker's thread."""
+
+    def __init__(
+        self, uri: str, experiment: str, search: str, name: str, artifacts: Path | None
+    ) -> None:
+        # Before the import: the defaults block for minutes when a server is down.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        for logger in ("mlflow", "alembic"):
+            logging.getLogger(logger).setLevel(logging.ERROR)
+        self._uri = uri
+        self._client = MlflowClient(tracking_uri=uri)
+        self._search = search
+        self._name = name
+        self._experiment = self._experiment_id(experiment, artifacts)
+        self._runs = self._known_runs()
+
+    def _experiment_id(self, name: str, artifacts: Path | None) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = artifacts.resolve().as_uri() if artifacts is not None else None
+        return str(self._client.create_experiment(name, artifact_location=location))
+
+    def _known_runs(self) -> dict[str, str]:
+        known: dict[str, str] = {}
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment],
+                filter_string=f"tags.`{SEARCH_TAG}` = '{self._search}'",
+                page_token=token,
+            )
+            for run in page:
+                known[run.data.tags.get(TRIAL_TAG, "")] = run.info.run_id
+            token = page.token
+            if not token:
+                return known
+
+    def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        run = self._run("", self._name, {}, started=time.time())
+        self._log(run, params=params, metrics={}, curves={}, tags=tags)
+
+    def trial(self, record: TrialRecord) -> None:
+        parent = {"mlflow.parentRunId": self._runs[""], TRIAL_TAG: record.key}
+        run = self._run(record.key, record.run_name, parent, started=record.started)
+        tags = {**record.tags, "state": record.state, "front": "false"}
+        self._log(
+            run, params=record.params, metrics=record.metrics, curves=record.curves, tags=tags
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            if record.plan is not None:
+                write_json(Path(folder) / "plan.json", record.plan)
+            if record.sparsity:
+                from autoprune.results.figures import sparsity_picture
+
+                sparsity_picture(record.sparsity, record.run_name, Path(folder) / "sparsity.png")
+            self._client.log_artifacts(run, folder)
+        self._client.set_terminated(
+            run, RUN_STATUS[record.state], end_time=_milliseconds(record.ended)
+        )
+
+    def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
+        for model in models:
+            run = self._runs[model.key]
+            self._client.set_tag(run, "front", "true")
+            self._log(run, params={}, metrics=model.metrics, curves={}, tags={})
+            self._log_model(run, model)
+        for file in files:
+            self._client.log_artifact(self._runs[""], str(file))
+
+    def finish(self, metrics: Mapping[str, float], status: str) -> None:
+        self._log(self._runs[""], params={}, metrics=metrics, curves={}, tags={})
+        self._client.set_terminated(self._runs[""], status)
+
+    def _run(self, key: str, name: str, tags: Mapping[str, str], *, started: float) -> str:
+        if key in self._runs:
+            self._client.update_run(self._runs[key], status="RUNNING")
+            return self._runs[key]
+        run = self._client.create_run(
+            self._experiment,
+            start_time=_milliseconds(started),
+            run_name=name,
+            tags={SEARCH_TAG: self._search, **tags},
+        )
+        self._runs[key] = run.info.run_id
+        return self._runs[key]
+
+    def _log(
+        self,
+        run: str,
+        *,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        curves: Mapping[str, Sequence[float]],
+        tags: Mapping[str, str],
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = _milliseconds(time.time())
+        points = [
+            Metric(_key(name), value, now, step)
+            for name, values in curves.items()
+            for step, value in enumerate(values)
+        ]
+        last = {name: len(values) for name, values in curves.items()}
+        points += [Metric(_key(n), float(v), now, last.get(n, 0)) for n, v in metrics.items()]
+        entries = [Param(_key(n), str(v)[:VALUE_LIMIT]) for n, v in params.items()]
+        labels = [RunTag(_key(n), str(v)[:VALUE_LIMIT]) for n, v in tags.items()]
+        for start in range(0, max(len(entries), len(labels), len(points), 1), BATCH):
+            part = slice(start, start + BATCH)
+            self._client.log_batch(run, points[part], entries[part], labels[part])
+
+    def _log_model(self, run: str, model: FrontModel) -> None:
+        """Log in a format that loads without pickle and without autoprune."""
+        import mlflow
+        import mlflow.onnx
+        import mlflow.pytorch
+
+        from autoprune.results.signature import describe
+
+        described = describe(model.example, model.module())
+        if described is None:
+            self._client.log_artifacts(run, str(model.folder), "model")
+            return
+        signature, example, plain = described
+        common: dict[str, Any] = {
+            "name": "model",
+            "signature": signature,
+            "run_id": run,
+        }
+        previous = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(self._uri)
+        try:
+            if plain:
+                import torch
+
+                mlflow.pytorch.log_model(
+                    model.module(),
+                    input_example=example,
+                    serialization_format="pt2",
+                    pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
+                    **common,
+                )
+            elif (model.folder / "model.onnx").exists():
+                import onnx
+
+                mlflow.onnx.log_model(
+                    onnx.load(str(model.folder / "model.onnx")),
+                    input_example=example,
+                    pip_requirements=["onnx", "onnxruntime"],
+                    onnx_execution_providers=["CPUExecutionProvider"],
+                    **common,
+                )
+            else:
+                self._client.log_artifacts(run, str(model.folder), "model")
+        finally:
+            mlflow.set_tracking_uri(previous)
+
+
+def _key(name: str) -> str:
+    """Return `name` with what MLflow forbids in keys replaced."""
+    return re.sub(r"[^\w./ :-]", "_", name)
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
