@@ -1,0 +1,264 @@
+"""The command line: parse, call, print. It decides nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import click
+import typer
+
+from autoprune.errors import AutopruneError
+
+if TYPE_CHECKING:
+    from autoprune.results.result import SearchResult
+
+app = typer.Typer(
+    name="autoprune",
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find smaller PyTorch models: sparsity, criterion and fine-tuning in one search.",
+    epilog="Start with `autoprune search --budget 50`, which needs nothing but this command.",
+)
+
+
+class Objective(StrEnum):
+    pareto = "pareto"
+    weighted = "weighted"
+
+
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="[STUDY]", help="A study file, or `digits`, the built-in one.")
+]
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="A search's output folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from autoprune import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(
+    epilog="Examples:  autoprune search --budget 50  |  "
+    "autoprune search my_study.py --budget 200 --workers 4 --out runs/mine"
+)
+def search(
+    study: StudyArgument = "digits",
+    budget: Annotated[int, typer.Option(help="Trials to run.")] = 50,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds after which no new trial begins.")
+    ] = None,
+    workers: Annotated[
+        str, typer.Option(help="Worker processes; `auto` is one per core or GPU, 0 none.")
+    ] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder.  [default: autoprune-runs/<study name>]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Replaces the study's seed.")] = None,
+    sampler: Annotated[
+        str, typer.Option(help="pruning (ours), or Optuna's tpe, nsga2, gp, random.")
+    ] = "pruning",
+    criteria: Annotated[
+        str | None, typer.Option(help="Criteria to search, e.g. `taylor,l2`; replaces the study's.")
+    ] = None,
+    objective: Annotated[
+        Objective, typer.Option(help="A front, or one weighted number per trial.")
+    ] = Objective.pareto,
+    accuracy_weight: Annotated[
+        float, typer.Option(help="Weight of the score for `--objective weighted`.")
+    ] = 0.8,
+    stop: Annotated[
+        bool, typer.Option("--stop/--no-stop", help="Stop clearly dominated trials early.")
+    ] = True,
+    storage: Annotated[
+        str | None, typer.Option(help="Optuna storage URL.  [default: a journal file in OUT]")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow tracking URI; `none` for none.  [default: a database in OUT]"),
+    ] = None,
+    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "autoprune",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the front alone.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for smaller models, and export those that nothing beats.
+
+    The same command again goes on where an earlier one stopped.
+    """
+    from autoprune.run import DEFAULT_FOLDER
+    from autoprune.run import search as run_search
+    from autoprune.terminal import reporter_for
+
+    reporter = reporter_for(quiet=quiet or as_json)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with reporter:
+            result = run_search(
+                study,
+                out=out,
+                seed=seed,
+                criteria=None if criteria is None else _names(criteria),
+                reporter=reporter,
+                budget=budget,
+                timeout=timeout,
+                workers=_worker_count(workers),
+                sampler=sampler,
+                objective=objective.value,
+                accuracy_weight=accuracy_weight,
+                early_stop=stop,
+                storage=storage,
+                tracking_uri=tracking_uri,
+                experiment=experiment,
+            )
+    except KeyboardInterrupt:
+        where = out or f"{DEFAULT_FOLDER}/<study name>"
+        typer.echo(
+            f"Stopped. Finished trials are kept in {where}: the same command goes on.", err=True
+        )
+        raise typer.Exit(130) from None
+    if as_json:
+        typer.echo((result.out / "front.json").read_text(), nl=False)
+        return
+    _print_front(result)
+    typer.echo(f"\nModels: {_shown(result.out / 'front')}    Review: autoprune ui {_shown(result.out)}")
+
+
+@app.command(
+    epilog="Examples:  autoprune front autoprune-runs/digits --max-params 10000  |  "
+    "autoprune front autoprune-runs/digits --min-accuracy 0.98 --json"
+)
+def front(
+    out: OutArgument,
+    max_params: Annotated[int | None, typer.Option(help="Only models this small.")] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Only models this good on validation.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the models that a search found."""
+    from dataclasses import asdict, replace
+
+    from autoprune.results.result import open_result
+
+    result = open_result(out)
+    within = result.within(max_params=max_params, min_accuracy=min_accuracy)
+    if not within:
+        raise AutopruneError(result.nothing_within(max_params, min_accuracy))
+    if as_json:
+        value = {
+            "study": result.study,
+            "metric": result.metric,
+            "dense": asdict(result.dense),
+            "front": [asdict(m) for m in within],
+        }
+        typer.echo(json.dumps(value, indent=1))
+        return
+    _print_front(replace(result, front=within))
+
+
+@app.command(epilog="Example:  autoprune doctor my_study.py")
+def doctor(study: StudyArgument = "digits", as_json: JsonOption = False) -> None:
+    """Show what of a study's model can be pruned, and why the rest cannot."""
+    from autoprune.results.diagnosis import diagnose
+    from autoprune.study import load_study
+
+    diagnosis = diagnose(load_study(study))
+    if as_json:
+        typer.echo(json.dumps(diagnosis.to_json(), indent=1))
+        return
+    from autoprune.terminal import print_diagnosis
+
+    print_diagnosis(diagnosis)
+
+
+@app.command(epilog="Example:  autoprune new my_study.py && autoprune search my_study.py --budget 20")
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The study file to write.")],
+) -> None:
+    """Write a commented study file to start from. It runs as it is."""
+    from autoprune.pruning.files import write_whole
+    from autoprune.study import find_study_file
+
+    if file.suffix != ".py":
+        raise AutopruneError(f"A study file's name must end in .py, but {str(file)!r} does not.")
+    if file.exists():
+        raise AutopruneError(f"FILE must not exist yet, but {file} does. Choose another name.")
+    text = find_study_file("starter").read_text()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-.") or "study"
+    text = text.replace("starter.py", str(file)).replace('"starter"', f'"{name}"')
+    try:
+        write_whole(file, text.encode())
+    except OSError as error:
+        raise AutopruneError(
+            f"FILE must be in a folder that can be written, but {file} is not: {error.strerror}."
+        ) from error
+    typer.echo(f"Wrote {file}. Next: autoprune search {file} --budget 20")
+
+
+@app.command(epilog="Example:  autoprune ui autoprune-runs/digits --port 5001")
+def ui(
+    out: OutArgument,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is this machine alone.")
+    ] = "127.0.0.1",
+) -> None:
+    """Open the MLflow UI on a search, on this machine alone."""
+    from autoprune.results.store import Store
+    from autoprune.results.ui import serve
+
+    serve(Store(out), host=host, port=port)
+
+
+def main() -> NoReturn:
+    """Run the command; a user's mistake is one line and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except AutopruneError as error:
+        typer.echo(f"autoprune: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        typer.echo(f"autoprune: {error.format_message()} See `autoprune --help`.", err=True)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _worker_count(text: str) -> Any:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _shown(path: Path) -> Path:
+    """Return `path` relative to here if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _print_front(result: SearchResult) -> None:
+    from autoprune.terminal import print_front
+
+    print_front(result)

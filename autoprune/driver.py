@@ -1,0 +1,424 @@
+"""The loop: ask, choose a parent, run, stop the dominated, tell. It alone writes to Optuna and MLflow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from autoprune import jobs
+from autoprune.errors import AutopruneError
+from autoprune.pruning.cost import CostModel
+from autoprune.pruning.plan import Plan
+from autoprune.progress import EndedTrial, Reporter, RunningTrial, Status
+from autoprune.results.store import Store
+from autoprune.results.tracking import State, Tracker, TrialRecord
+from autoprune.running.executor import Done, Event, Executor, Failed, Progress
+from autoprune.search.candidate import DENSE, Candidate, Score
+from autoprune.search.lineage import choose_parent
+from autoprune.search.pareto import front_of
+from autoprune.search.sampler import PARAMS, VALID
+from autoprune.search.space import SearchSpace
+from autoprune.search.stopping import StoppingRule
+
+FAILURES_IN_A_ROW = 5
+"""After so many, something is wrong with more than one plan."""
+FINAL = "-final"
+"""What a final-stage trial appends to its candidate's name."""
+Values = Callable[[Score], float | list[float]]
+"""Turns a score into what Optuna is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """What is known of the dense model."""
+
+    score: Score
+    sensitivity: Mapping[str, float]
+
+
+@dataclass
+class _Running:
+    trial: Trial
+    name: str
+    plan: Plan
+    parent: str
+    parent_epochs: int
+    params: int
+    may_stop: bool
+    started: float = field(default_factory=time.time)
+    curve: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+
+class Driver:
+    """Runs trials of an Optuna study on an executor.
+
+    Parameters
+    ----------
+    candidates
+        What has been finished before, by name; finished trials are added to it.
+    values
+        What Optuna is told of a score: a pair, or one number.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: SearchSpace,
+        cost: CostModel,
+        store: Store,
+        executor: Executor,
+        tracker: Tracker,
+        reporter: Reporter,
+        dense: Dense,
+        metric: str,
+        higher_is_better: bool,
+        seed: int,
+        values: Values,
+        early_stop: bool = True,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        self.candidates: dict[str, Candidate] = {}
+        self._space = space
+        self._cost = cost
+        self._store = store
+        self._executor = executor
+        self._tracker = tracker
+        self._reporter = reporter
+        self._dense = dense
+        self._metric = metric
+        self._higher_is_better = higher_is_better
+        self._seed = seed
+        self._values = values
+        self._early_stop = early_stop
+        self._tags = dict(tags or {})
+        self._rule = StoppingRule(higher_is_better=higher_is_better)
+        self._running: dict[str, _Running] = {}
+        self._failures = 0
+
+    # --- the search -------------------------------------------------------------------------
+
+    def resume(self, study: optuna.Study) -> None:
+        """Take up what an earlier run finished; what it left running has failed."""
+        for frozen in study.get_trials(deepcopy=False):
+            name = trial_name(frozen.number)
+            if frozen.state == TrialState.RUNNING:
+                study.tell(frozen.number, state=TrialState.FAIL)
+            elif frozen.state == TrialState.COMPLETE and self._store.has_candidate(name):
+                self.candidates[name] = self._store.load_candidate(name)
+
+    def search(self, study: optuna.Study, *, budget: int, deadline: float | None) -> None:
+        """Run trials until `budget` have ended as complete or stopped, or the time is over.
+
+        Failed trials use no budget. Trials under way at the deadline are finished.
+
+        Raises
+        ------
+        AutopruneError
+            If trial after trial fails.
+        """
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        done = len(study.get_trials(deepcopy=False, states=states))
+        stage = _Stage("search", budget, done)
+        while True:
+            while (
+                len(self._running) < self._executor.slots
+                and done + len(self._running) < budget
+                and (deadline is None or time.monotonic() < deadline)
+            ):
+                self._start(self._ask(study))
+                self._report(stage, done)
+            if not self._running:
+                return
+            ended = self._handle(study, self._executor.next_event())
+            if ended is not None and ended.state != "failed":
+                done += 1
+            self._report(stage, done, ended)
+
+    def _ask(self, study: optuna.Study) -> _Running:
+        trial = study.ask(self._space.distributions)
+        plan = self._space.plan(trial.params)
+        parent = choose_parent(
+            self.candidates.values(), plan.widths, higher_is_better=self._higher_is_better
+        )
+        return _Running(
+            trial=trial,
+            name=trial_name(trial.number),
+            plan=plan,
+            parent=parent.name if parent else DENSE,
+            parent_epochs=parent.epochs if parent else 0,
+            params=self._cost.params(plan.widths),
+            may_stop=self._early_stop,
+        )
+
+    # --- the final stage --------------------------------------------------------------------
+
+    def finish(self, study: optuna.Study, *, epochs: int) -> dict[str, Candidate]:
+        """Fine-tune the front longer, each model from its own weights, in a study of its own.
+
+        Returns, by name of the front's candidate, the better of it and its final stage: they are
+        of one size, and of equals the longer trained one is taken.
+        """
+        front = front_of(self.candidates.values(), higher_is_better=self._higher_is_better)
+        for candidate in front:
+            if not self._store.has_candidate(candidate.name + FINAL):
+                study.enqueue_trial(
+                    self._space_params(candidate), user_attrs={"candidate": candidate.name}
+                )
+        waiting = [c for c in front if not self._store.has_candidate(c.name + FINAL)]
+        stage, done = _Stage("final", len(waiting), 0), 0
+        while waiting or self._running:
+            while waiting and len(self._running) < self._executor.slots:
+                waiting.pop(0)
+                self._start(self._ask_final(study, epochs))
+                self._report(stage, done)
+            ended = self._handle(study, self._executor.next_event())
+            done += ended is not None
+            self._report(stage, done, ended)
+        return {c.name: self._better(c) for c in front}
+
+    def _space_params(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the parameters of the trial that a candidate came from."""
+        settings = candidate.plan.finetune
+        known = {
+            **self._space.sparsities(candidate.plan.widths),
+            "criterion": candidate.plan.criterion,
+            **{name: getattr(settings, name) for name in settings.__dataclass_fields__},
+        }
+        return {name: known[name] for name in self._space.distributions}
+
+    def _ask_final(self, study: optuna.Study, epochs: int) -> _Running:
+        trial = study.ask(self._space.distributions)
+        candidate = self.candidates[trial.user_attrs["candidate"]]
+        return _Running(
+            trial=trial,
+            name=candidate.name + FINAL,
+            plan=replace(
+                candidate.plan, finetune=replace(candidate.plan.finetune, epochs=epochs)
+            ),
+            parent=candidate.name,
+            parent_epochs=candidate.epochs,
+            params=candidate.score.params,
+            may_stop=False,
+        )
+
+    def _better(self, candidate: Candidate) -> Candidate:
+        name = candidate.name + FINAL
+        if not self._store.has_candidate(name):
+            return candidate  # its final stage failed
+        final = self._store.load_candidate(name)
+        sign = 1.0 if self._higher_is_better else -1.0
+        improved = sign * final.score.valid >= sign * candidate.score.valid
+        return final if improved else candidate
+
+    # --- one trial --------------------------------------------------------------------------
+
+    def _start(self, running: _Running) -> None:
+        self._running[running.name] = running
+        running.trial.set_user_attr("parent", running.parent)
+        self._executor.submit(
+            running.name,
+            jobs.evaluate,
+            name=running.name,
+            plan=replace(running.plan, kept=None).to_json(),
+            parent=running.parent,
+            seed=self._seed * 1_000_003 + running.trial.number
+            + (500_000 if running.name.endswith(FINAL) else 0),
+        )
+
+    def _handle(self, study: optuna.Study, event: Event) -> EndedTrial | None:
+        running = self._running[event.job]
+        if isinstance(event, Progress):
+            self._hear(running, event.value)
+            return None
+        del self._running[event.job]
+        if isinstance(event, Failed):
+            return self._fail(study, running, event.cause)
+        assert isinstance(event, Done)
+        self._failures = 0
+        return self._stop(study, running) if running.stopped else self._complete(
+            study, running, event.value
+        )
+
+    def _hear(self, running: _Running, value: Mapping[str, Any]) -> None:
+        running.curve.append(value["valid"])
+        if "loss" in value:
+            running.losses.append(value["loss"])
+        running.stopped = running.may_stop and self._rule.dominated(
+            params=running.params,
+            epochs=running.plan.finetune.epochs,
+            curve=running.curve,
+            completed=self.candidates.values(),
+        )
+        self._executor.answer(running.name, go_on=not running.stopped)
+
+    def _complete(
+        self, study: optuna.Study, running: _Running, result: Mapping[str, Any]
+    ) -> EndedTrial:
+        score = Score(
+            valid=result["valid"],
+            params=result["params"],
+            macs=result["macs"],
+            size_bytes=result["size_bytes"],
+        )
+        assert score.params == running.params, "the cost model and the cut model must agree"
+        candidate = Candidate(
+            name=running.name,
+            trial=running.trial.number,
+            plan=Plan.from_json(result["plan"]),
+            score=score,
+            parent=running.parent,
+            epochs=running.parent_epochs + running.plan.finetune.epochs,
+            curve=tuple(running.curve),
+        )
+        self._store.save_candidate(candidate)
+        for key, value in (
+            (VALID, score.valid),
+            (PARAMS, score.params),
+            ("curve", running.curve),
+            ("seconds", result["seconds"]),
+        ):
+            running.trial.set_user_attr(key, value)
+        study.tell(running.trial, self._values(score))
+        if not running.name.endswith(FINAL):
+            self.candidates[candidate.name] = candidate
+        self._record(running, "complete", candidate)
+        return self._ended(running, "complete", score.valid)
+
+    def _stop(self, study: optuna.Study, running: _Running) -> EndedTrial:
+        # Its curve goes into an attribute: TPE cannot read a pruned trial of several objectives
+        # that carries intermediate values.
+        running.trial.set_user_attr("curve", running.curve)
+        study.tell(running.trial, state=TrialState.PRUNED)
+        self._record(running, "stopped", None)
+        return self._ended(running, "stopped", running.curve[-1])
+
+    def _fail(self, study: optuna.Study, running: _Running, cause: str) -> EndedTrial:
+        running.trial.set_user_attr("cause", cause)
+        study.tell(running.trial, state=TrialState.FAIL)
+        self._record(running, "failed", None, cause=cause)
+        self._failures += 1
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise AutopruneError(
+                f"{self._failures} trials in a row failed, so the search stops. "
+                f"The last one: {cause}"
+            )
+        return self._ended(running, "failed", None, cause)
+
+    def park(self, study: optuna.Study) -> None:
+        """Give up the trials under way, as when the user stops the search."""
+        for running in self._running.values():
+            running.trial.set_user_attr("cause", "interrupted")
+            study.tell(running.trial, state=TrialState.FAIL)
+            self._record(running, "failed", None, cause="interrupted")
+        self._running.clear()
+
+    # --- telling ----------------------------------------------------------------------------
+
+    def _record(
+        self, running: _Running, state: State, candidate: Candidate | None, *, cause: str = ""
+    ) -> None:
+        share = running.params / self._dense.score.params
+        metrics: dict[str, float] = {"params": running.params, "params_fraction": share}
+        plan = candidate.plan if candidate else running.plan
+        if candidate is not None:
+            metrics |= {
+                "macs": candidate.score.macs,
+                "size_bytes": candidate.score.size_bytes,
+            }
+        if running.curve:
+            metrics["valid"] = running.curve[-1]
+        now = time.time()
+        metrics["seconds"] = now - running.started
+        label = f"{running.curve[-1]:.3f}" if running.curve and state != "failed" else state
+        self._tracker.trial(
+            TrialRecord(
+                key=running.name,
+                run_name=f"{running.name} {share:.1%} {label}",
+                state=state,
+                params={**running.trial.params, "parent": running.parent},
+                metrics=metrics,
+                curves={"valid": running.curve[:-1], "loss": running.losses},
+                tags=self._tags | ({"cause": cause} if cause else {}),
+                plan=plan.to_json(),
+                sparsity={
+                    name: 1 - width / self._space.channels[name]
+                    for name, width in plan.widths.items()
+                },
+                started=running.started,
+                ended=now,
+            )
+        )
+
+    def _ended(
+        self, running: _Running, state: State, valid: float | None, cause: str = ""
+    ) -> EndedTrial:
+        return EndedTrial(
+            name=running.name,
+            state=state,
+            params=running.params,
+            valid=valid,
+            parent=running.parent,
+            criterion=running.plan.criterion,
+            cause=cause,
+        )
+
+    def _report(self, stage: _Stage, done: int, ended: EndedTrial | None = None) -> None:
+        running = [
+            RunningTrial(
+                name=r.name,
+                params=r.params,
+                epoch=max(len(r.curve) - 1, 0),
+                epochs=r.plan.finetune.epochs,
+                valid=r.curve[-1] if r.curve else None,
+            )
+            for r in self._running.values()
+        ]
+        partly = sum(r.epoch / r.epochs for r in running)
+        front = front_of(self.candidates.values(), higher_is_better=self._higher_is_better)
+        self._reporter.update(
+            Status(
+                stage=stage.name,
+                done=done,
+                total=stage.total,
+                metric=self._metric,
+                dense_params=self._dense.score.params,
+                dense_valid=self._dense.score.valid,
+                running=running,
+                front=[(c.name, c.score.params, c.score.valid) for c in front],
+                ended=ended,
+                eta_seconds=stage.eta(done + partly),
+            )
+        )
+
+
+class _Stage:
+    """A stage's length and pace."""
+
+    def __init__(self, name: str, total: int, done_before: int) -> None:
+        self.name = name
+        self.total = total
+        self._before = done_before
+        self._started = time.monotonic()
+
+    def eta(self, done: float) -> float | None:
+        """Return the seconds left at the pace so far."""
+        worked = done - self._before
+        if worked < 0.5:
+            return None
+        return (time.monotonic() - self._started) / worked * max(self.total - done, 0)
+
+
+def trial_name(number: int) -> str:
+    """Return the name of a trial's candidate.
+
+    >>> trial_name(7)
+    't007'
+    """
+    return f"t{number:03d}"

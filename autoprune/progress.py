@@ -1,0 +1,67 @@
+"""How a search tells what it is doing. One value, one method; how it looks is the caller's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningTrial:
+    """A trial under way."""
+
+    name: str
+    params: int
+    epoch: int
+    epochs: int
+    valid: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndedTrial:
+    """A trial that has just ended."""
+
+    name: str
+    state: str
+    params: int
+    valid: float | None
+    parent: str
+    criterion: str
+    cause: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Where a search stands."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+    metric: str = "score"
+    dense_params: int = 0
+    dense_valid: float | None = None
+    running: Sequence[RunningTrial] = ()
+    front: Sequence[tuple[str, int, float]] = ()
+    """(name, params, score), by ascending parameters."""
+    ended: EndedTrial | None = None
+    eta_seconds: float | None = None
+    """Until this stage is over."""
+
+
+class Reporter(Protocol):
+    """Is told where a search stands, a few times a second at most."""
+
+    def update(self, status: Status) -> None: ...
+
+    def note(self, message: str) -> None:
+        """Say something that should stay on the screen."""
+        ...
+
+
+class SilentReporter:
+    """Says nothing."""
+
+    def update(self, status: Status) -> None: ...
+
+    def note(self, message: str) -> None: ...

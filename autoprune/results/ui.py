@@ -1,0 +1,51 @@
+"""The MLflow UI on a search's own database."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+from autoprune.errors import AutopruneError
+from autoprune.results.store import Store
+
+
+def serve(store: Store, *, host: str, port: int) -> None:
+    """Run the MLflow UI until it is stopped.
+
+    Raises
+    ------
+    AutopruneError
+        If the folder has no MLflow database, or the port is taken.
+    """
+    if not store.mlflow_database.exists():
+        raise AutopruneError(
+            f"OUT must be a search's folder with its own MLflow database, but {store.root} has "
+            f"none. With --tracking-uri, open that server instead."
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise AutopruneError(
+                f"The port must be free on {host}, but {port} is not ({error.strerror}). "
+                f"Choose another with --port."
+            ) from error
+    command = [
+        sys.executable, "-m", "mlflow", "ui",
+        "--backend-store-uri", f"sqlite:///{store.mlflow_database}",
+        "--default-artifact-root", store.mlflow_artifacts.as_uri(),
+        "--host", host, "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+    print(f"MLflow on http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    process = subprocess.Popen(command, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"})
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        return
+    if code != 0:
+        raise AutopruneError(f"The MLflow UI ended with exit code {code}.")
