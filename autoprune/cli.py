@@ -11,13 +11,17 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
 
 from autoprune.errors import AutopruneError
 
 if TYPE_CHECKING:
     from autoprune.results.result import SearchResult
+
+# The base of typer's usage errors: click's, or its own where a typer brings click along.
+UsageError: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     name="autoprune",
@@ -233,10 +237,11 @@ def main() -> NoReturn:
     except AutopruneError as error:
         typer.echo(f"autoprune: {error}", err=True)
         sys.exit(2)
-    except click.ClickException as error:
-        typer.echo(f"autoprune: {error.format_message()} See `autoprune --help`.", err=True)
+    except UsageError as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        typer.echo(f"autoprune: {message} See `autoprune --help`.", err=True)
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
