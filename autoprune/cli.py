@@ -140,7 +140,9 @@ def search(
         typer.echo((result.out / "front.json").read_text(), nl=False)
         return
     _print_front(result)
-    typer.echo(f"\nModels: {_shown(result.out / 'front')}    Review: autoprune ui {_shown(result.out)}")
+    typer.echo(
+        f"\nModels: {_shown(result.out / 'front')}    Review: autoprune ui {_shown(result.out)}"
+    )
 
 
 @app.command(
@@ -191,7 +193,9 @@ def doctor(study: StudyArgument = "digits", as_json: JsonOption = False) -> None
     print_diagnosis(diagnosis)
 
 
-@app.command(epilog="Example:  autoprune new my_study.py && autoprune search my_study.py --budget 20")
+@app.command(
+    epilog="Example:  autoprune new my_study.py && autoprune search my_study.py --budget 20"
+)
 def new(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The study file to write.")],
 ) -> None:

@@ -1,4 +1,7 @@
-"""The loop: ask, choose a parent, run, stop the dominated, tell. It alone writes to Optuna and MLflow."""
+"""The loop: ask, choose a parent, run, stop the dominated, tell.
+
+The driver alone writes to Optuna and MLflow.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from optuna.trial import Trial, TrialState
 
 from autoprune import jobs
 from autoprune.errors import AutopruneError
+from autoprune.progress import EndedTrial, Reporter, RunningTrial, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import Plan
-from autoprune.progress import EndedTrial, Reporter, RunningTrial, Status
 from autoprune.results.store import Store
 from autoprune.results.tracking import State, Tracker, TrialRecord
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
@@ -199,9 +202,7 @@ class Driver:
         return _Running(
             trial=trial,
             name=candidate.name + FINAL,
-            plan=replace(
-                candidate.plan, finetune=replace(candidate.plan.finetune, epochs=epochs)
-            ),
+            plan=replace(candidate.plan, finetune=replace(candidate.plan.finetune, epochs=epochs)),
             parent=candidate.name,
             parent_epochs=candidate.epochs,
             params=candidate.score.params,
@@ -228,7 +229,8 @@ class Driver:
             name=running.name,
             plan=replace(running.plan, kept=None).to_json(),
             parent=running.parent,
-            seed=self._seed * 1_000_003 + running.trial.number
+            seed=self._seed * 1_000_003
+            + running.trial.number
             + (500_000 if running.name.endswith(FINAL) else 0),
         )
 
@@ -242,8 +244,10 @@ class Driver:
             return self._fail(study, running, event.cause)
         assert isinstance(event, Done)
         self._failures = 0
-        return self._stop(study, running) if running.stopped else self._complete(
-            study, running, event.value
+        return (
+            self._stop(study, running)
+            if running.stopped
+            else self._complete(study, running, event.value)
         )
 
     def _hear(self, running: _Running, value: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ class AutopruneError(Exception):
 
 
 class TrialError(AutopruneError):
-    """One trial cannot go on (its loss became NaN, its worker died). The search goes on without it."""
+    """One trial cannot go on, as when its loss becomes NaN. The search goes on without it."""
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> AutopruneError:

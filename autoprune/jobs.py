@@ -182,9 +182,7 @@ def _with_checkpoint(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module
 # --- a candidate --------------------------------------------------------------------------------
 
 
-def evaluate(
-    bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, seed: int
-) -> Job:
+def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, seed: int) -> Job:
     """Cut a plan from its parent's weights, fine-tune it with distillation, score each epoch.
 
     Yields the score after the cut (epoch 0) and after every epoch. Told to stop, it saves nothing
@@ -297,5 +295,3 @@ def _tested(bench: Workbench, model: nn.Module) -> float | None:
     if not getattr(bench.task, "has_test", True):
         return None
     return float(bench.task.evaluate(model.to(bench.device).eval(), "test"))
-
-

@@ -1,4 +1,4 @@
-"""How a search tells what it is doing. One value, one method; how it looks is the caller's choice."""
+"""How a search tells what it is doing. How that looks is the caller's choice."""
 
 from __future__ import annotations
 

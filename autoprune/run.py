@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 
 from autoprune import __version__, jobs
 from autoprune.driver import FINAL, Dense, Driver
@@ -318,11 +319,12 @@ class _Session:
         storage: Any = self.settings.storage
         if storage is None:
             storage = _journal(self.store.journal)
-        score = "maximize" if self.study.task.higher_is_better else "minimize"
-        directions = [score, "minimize"]
+        best = StudyDirection.MAXIMIZE
+        score = best if self.study.task.higher_is_better else StudyDirection.MINIMIZE
+        directions = [score, StudyDirection.MINIMIZE]
         names = [self.study.task.metric, "params"]
         if self.settings.objective == "weighted":
-            directions, names = ["maximize"], ["weighted"]
+            directions, names = [best], ["weighted"]
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(
             storage=storage,
@@ -515,9 +517,7 @@ class _Session:
                 assert isinstance(event, Done)
                 answers[event.job] = event.value
                 running -= 1
-                self.reporter.update(
-                    Status(stage=stage, done=len(answers), total=len(arguments))
-                )
+                self.reporter.update(Status(stage=stage, done=len(answers), total=len(arguments)))
         return answers
 
     # --- MLflow -----------------------------------------------------------------------------
@@ -558,7 +558,9 @@ class _Session:
                     folder=self.store.front / name,
                     metrics={
                         "final_valid": entries[name]["valid"],
-                        **({} if entries[name]["test"] is None else {"test": entries[name]["test"]}),
+                        **(
+                            {} if entries[name]["test"] is None else {"test": entries[name]["test"]}
+                        ),
                     },
                     module=lambda n=name: result.load(n),  # type: ignore[misc]
                     example=self.study.example,

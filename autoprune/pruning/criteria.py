@@ -95,7 +95,7 @@ def l2(evidence: Evidence, group: ChannelGroup) -> Tensor:
 
 @criterion("bn")
 def bn(evidence: Evidence, group: ChannelGroup) -> Tensor:
-    """Liu et al. 2017 (network slimming): |gamma| of BatchNorm, summed; `l2` where there is none."""
+    """Liu et al. 2017 (network slimming): |gamma| of BatchNorm; `l2` where there is none."""
     gammas = [s for s in group.slices if s.tensor in evidence.norms]
     if not gammas:
         return l2(evidence, group)

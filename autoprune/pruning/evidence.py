@@ -33,7 +33,7 @@ class Evidence:
 
     def weights(self, group: ChannelGroup) -> list[Tensor]:
         """Return the weights that produce the group's channels, each as [channels, weights]."""
-        produced = [s for s in group.slices if s.role == "out"]
+        produced = [s for s in group.slices if s.role == "out" and s.tensor in self.tensors]
         return [self.rows(s) for s in produced if self.tensors[s.tensor].dim() > 1]
 
     def rows(self, piece: Slice, of: Tensor | None = None) -> Tensor:
@@ -181,7 +181,7 @@ class _Gates:
                 self._products[name] = self._products.get(name, 0) + rows
 
             if own.requires_grad:
-                own.register_hook(after)
+                own.register_hook(after)  # type: ignore[no-untyped-call]
             return (own, *args[1:])
 
         return before

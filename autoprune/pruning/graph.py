@@ -31,7 +31,7 @@ Role = Literal["out", "in"]
 RELATIVE_TOLERANCE = 1e-4
 
 
-class _Unprunable(Exception):
+class _UnprunableError(Exception):
     """A traced group cannot be used; the message is the reason that users read."""
 
 
@@ -71,11 +71,11 @@ def find_groups(model: nn.Module, example: Any, *, keep: Sequence[str] = ()) -> 
         try:
             pattern = next((kept_layers[n] for n in traced.layers if n in kept_layers), None)
             if pattern is not None:
-                raise _Unprunable(f"kept by {pattern!r}")
+                raise _UnprunableError(f"kept by {pattern!r}")
             group = traced.as_group(model)
             _prove(model, group, probe)
             groups.append(group)
-        except _Unprunable as error:
+        except _UnprunableError as error:
             for layer in traced.layers:
                 reasons.setdefault(layer, str(error))
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
@@ -111,7 +111,9 @@ def check_example(model: nn.Module, example: Any) -> list[Tensor]:
             f"it raised {first_line(error)}. Mend `example` in the study file."
         ) from error
     if not outputs:
-        raise AutopruneError("The model must return tensors, but called with the example it does not.")
+        raise AutopruneError(
+            "The model must return tensors, but called with the example it does not."
+        )
     return outputs
 
 
@@ -156,14 +158,14 @@ class _Traced:
 
     def as_group(self, model: nn.Module) -> ChannelGroup:
         if self.channels < 2:
-            raise _Unprunable("it has a single channel")
+            raise _UnprunableError("it has a single channel")
         tied = _tied_tensors(model)
         slices: list[Slice] = []
         for member in self.members:
             index = _index_table(member, self.channels)
             for tensor, dim in _tensor_dims(member):
                 if tensor in tied:
-                    raise _Unprunable(f"{tensor!r} is tied to {tied[tensor]!r}")
+                    raise _UnprunableError(f"{tensor!r} is tied to {tied[tensor]!r}")
                 slices.append(Slice(tensor=tensor, dim=dim, role=member.role, index=index))
         roots = [m.name for m in self.members if _is_root(m)]
         order = [name for name, _ in model.named_modules() if name in roots]
@@ -217,7 +219,7 @@ def _index_table(member: _Member, channels: int) -> np.ndarray[Any, np.dtype[np.
     for entry, channel in zip(member.entries, member.channels, strict=True):
         rows[channel].append(entry)
     if len({len(row) for row in rows}) != 1 or len(set(member.entries)) != len(member.entries):
-        raise _Unprunable(f"its channels do not map evenly onto {member.name!r}")
+        raise _UnprunableError(f"its channels do not map evenly onto {member.name!r}")
     return np.array([sorted(row) for row in rows], dtype=np.int64)
 
 
@@ -239,7 +241,7 @@ def _tensor_dims(member: _Member) -> Iterator[tuple[str, int]]:
         return
     problem = _unsupported(module)
     if problem:
-        raise _Unprunable(f"{name!r} is {problem}")
+        raise _UnprunableError(f"{name!r} is {problem}")
     prefix = f"{name}." if name else ""
     for tensor, dim in _layer_dims(module, member.role):
         if getattr(module, tensor) is not None:
@@ -293,16 +295,18 @@ def _prove(model: nn.Module, group: ChannelGroup, probe: Any) -> None:
     try:
         smaller = _outputs(cut(model, alone, {group.name: list(staying)}), probe)
     except Exception as error:
-        raise _Unprunable(f"the model does not run without them ({first_line(error)})") from error
+        raise _UnprunableError(
+            f"the model does not run without them ({first_line(error)})"
+        ) from error
     dense = _outputs(_deafened(model, group, range(1, group.channels, 2)), probe)
     if [t.shape for t in smaller] != [t.shape for t in dense]:
-        raise _Unprunable("its outputs are the model's outputs")
+        raise _UnprunableError("its outputs are the model's outputs")
     if _renormalises(model, group):
         return
     for small, large in zip(smaller, dense, strict=True):
         scale = max(float(large.abs().max()), 1.0) if large.numel() else 1.0
         if not torch.allclose(small, large, rtol=0, atol=RELATIVE_TOLERANCE * scale):
-            raise _Unprunable(
+            raise _UnprunableError(
                 "an operation mixes its channels (softmax, mean or reshape across them), "
                 "so that cutting is not the same as ignoring them"
             )

@@ -103,12 +103,8 @@ def restrict(grouping: Grouping, kept: Kept) -> Grouping:
             removed = gone.get((piece.tensor, piece.dim))
             if removed is not None:
                 index = index - np.searchsorted(removed, index)
-            slices.append(
-                Slice(tensor=piece.tensor, dim=piece.dim, role=piece.role, index=index)
-            )
-        groups.append(
-            ChannelGroup(name=group.name, channels=len(channels), slices=tuple(slices))
-        )
+            slices.append(Slice(tensor=piece.tensor, dim=piece.dim, role=piece.role, index=index))
+        groups.append(ChannelGroup(name=group.name, channels=len(channels), slices=tuple(slices)))
     shapes = {name: list(shape) for name, shape in grouping.shapes.items()}
     for (tensor, dim), removed in gone.items():
         if tensor in shapes:

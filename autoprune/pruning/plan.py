@@ -72,6 +72,6 @@ class Plan:
 
 
 def fingerprint(grouping: Grouping) -> str:
-    """Return a short digest of a dense model's shapes and groups: the same model, the same digest."""
+    """Return a short digest of a dense model's shapes and groups."""
     value = [sorted((n, list(s)) for n, s in grouping.shapes.items()), grouping.channels]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -66,5 +66,7 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
             content = content[key]
     tensors = isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())
     if not tensors:
-        raise AutopruneError(f"The checkpoint {path} must hold a state_dict, but holds something else.")
+        raise AutopruneError(
+            f"The checkpoint {path} must hold a state_dict, but holds something else."
+        )
     return dict(content)

@@ -35,11 +35,21 @@ def front_picture(front: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     models = front["front"]
-    axes.plot([m["params"] for m in models], [m["valid"] for m in models], "o-", color=BLUE,
-              label="front, validation")
+    axes.plot(
+        [m["params"] for m in models],
+        [m["valid"] for m in models],
+        "o-",
+        color=BLUE,
+        label="front, validation",
+    )
     tested = [m for m in models if m["test"] is not None]
-    axes.plot([m["params"] for m in tested], [m["test"] for m in tested], "x", color=ORANGE,
-              label="front, test")
+    axes.plot(
+        [m["params"] for m in tested],
+        [m["test"] for m in tested],
+        "x",
+        color=ORANGE,
+        label="front, test",
+    )
     axes.axhline(front["dense"]["valid"], color="black", linestyle=":", linewidth=1)
     axes.plot(front["dense"]["params"], front["dense"]["valid"], "s", color="black", label="dense")
     axes.set_xscale("log")
@@ -60,17 +70,28 @@ def front_figure(front: Mapping[str, Any], trials: Sequence[tuple[int, float, st
     models = front["front"]
     figure = go.Figure()
     figure.add_scatter(
-        x=[t[0] for t in trials], y=[t[1] for t in trials], text=[t[2] for t in trials],
-        mode="markers", name="trials", marker={"color": GREY},
+        x=[t[0] for t in trials],
+        y=[t[1] for t in trials],
+        text=[t[2] for t in trials],
+        mode="markers",
+        name="trials",
+        marker={"color": GREY},
     )
     figure.add_scatter(
-        x=[m["params"] for m in models], y=[m["valid"] for m in models],
-        text=[m["name"] for m in models], mode="lines+markers", name="front",
+        x=[m["params"] for m in models],
+        y=[m["valid"] for m in models],
+        text=[m["name"] for m in models],
+        mode="lines+markers",
+        name="front",
         line={"color": BLUE},
     )
     dense = front["dense"]
     figure.add_scatter(
-        x=[dense["params"]], y=[dense["valid"]], text=["dense"], mode="markers", name="dense",
+        x=[dense["params"]],
+        y=[dense["valid"]],
+        text=["dense"],
+        mode="markers",
+        name="dense",
         marker={"color": "black", "symbol": "square"},
     )
     figure.update_xaxes(type="log", title="parameters")

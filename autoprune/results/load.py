@@ -9,8 +9,8 @@ from torch import nn
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.cut import load_state
-from autoprune.pruning.forward import count_params
 from autoprune.pruning.files import read_json
+from autoprune.pruning.forward import count_params
 from autoprune.pruning.weights import load_tensors
 
 WEIGHTS, PLAN = "model.safetensors", "plan.json"

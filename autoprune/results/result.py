@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.files import read_json
@@ -47,9 +47,7 @@ class SearchResult:
     build: Callable[[], nn.Module] | None = None
     """Builds the dense model, where the result came from a search in this process."""
 
-    def best(
-        self, *, max_params: int | None = None, min_accuracy: float | None = None
-    ) -> Model:
+    def best(self, *, max_params: int | None = None, min_accuracy: float | None = None) -> Model:
         """Return the best-scoring model within `max_params`, the smallest one of those equal.
 
         With `min_accuracy`, the smallest model that is at least that good on validation.
@@ -116,7 +114,9 @@ class SearchResult:
             raise AutopruneError(f"`name` must be on the front ({names}), but is {name!r}.")
         if model is None:
             if self.build is None:
-                raise AutopruneError("Pass `model`, the dense model: its class is not in the files.")
+                raise AutopruneError(
+                    "Pass `model`, the dense model: its class is not in the files."
+                )
             model = self.build()
         return load(self.out / entry.path, model=model)
 
@@ -141,8 +141,11 @@ def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None
         started = (out / "search.json").exists()
         raise AutopruneError(
             f"{out} must hold a finished search, but "
-            + ("its search is not finished. Run the same `autoprune search` again to go on."
-               if started else "there is no front.json in it.")
+            + (
+                "its search is not finished. Run the same `autoprune search` again to go on."
+                if started
+                else "there is no front.json in it."
+            )
         )
     value = read_json(file)
     try:

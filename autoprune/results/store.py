@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import AutopruneError
-from autoprune.pruning.groups import Grouping, from_json, to_json
 from autoprune.pruning.files import read_json, write_json
+from autoprune.pruning.groups import Grouping, from_json, to_json
 from autoprune.search.candidate import DENSE, Candidate
 
 FORMAT = 1

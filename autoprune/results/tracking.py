@@ -116,8 +116,12 @@ class MlflowTracker:
     ) -> None:
         self._queue: queue.Queue[Callable[[_Mlflow], None] | None] = queue.Queue()
         self._problems: list[str] = []
-        self._open = lambda: _Mlflow(uri, experiment, search, name, artifacts)
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread = threading.Thread(
+            target=self._work,
+            args=(uri, experiment, search, name, artifacts),
+            name="mlflow",
+            daemon=True,
+        )
         self._thread.start()
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -137,9 +141,11 @@ class MlflowTracker:
             self._problems.append(f"MLflow did not answer within {CLOSE_SECONDS:.0f} s.")
         return self._problems
 
-    def _work(self) -> None:
+    def _work(
+        self, uri: str, experiment: str, search: str, name: str, artifacts: Path | None
+    ) -> None:
         try:
-            mlflow = self._open()
+            mlflow = _Mlflow(uri, experiment, search, name, artifacts)
         except Exception as error:
             self._problems.append(f"MLflow could not be opened: {first_line(error)}")
             return

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
@@ -66,10 +66,8 @@ class LocalExecutor:
         worker = self._idle_worker()
         worker.job = job
         order = {"job": job, "call": reference(function), "arguments": arguments}
-        try:
+        with contextlib.suppress(OSError):  # it died while idle: next_event tells
             send(worker.connection, order)
-        except OSError:
-            pass  # it died while idle: next_event tells
 
     def next_event(self) -> Event:
         busy = {w.connection: slot for slot, w in self._workers.items() if w.job is not None}
@@ -98,15 +96,14 @@ class LocalExecutor:
 
     def answer(self, job: str, *, go_on: bool) -> None:
         worker = next(w for w in self._workers.values() if w.job == job)
-        try:
+        with contextlib.suppress(OSError):  # it died meanwhile: next_event tells
             send(worker.connection, {"go_on": go_on})
-        except OSError:
-            pass  # it died meanwhile: next_event tells
 
     def close(self) -> None:
         for worker in self._workers.values():
             if worker.job is None:
-                _quietly(lambda w=worker: send(w.connection, {"job": None}))  # type: ignore[misc]
+                with contextlib.suppress(OSError):
+                    send(worker.connection, {"job": None})
             else:
                 worker.process.kill()
         for worker in self._workers.values():
@@ -184,10 +181,3 @@ class LocalExecutor:
             cause=f"Its worker process ended unexpectedly ({how}); see {worker.log}.",
             detail="\n".join(tail),
         )
-
-
-def _quietly(action: Callable[[], None]) -> None:
-    try:
-        action()
-    except OSError:
-        pass

@@ -77,16 +77,17 @@ class Allocator:
         weights = self.cost.channels**shape.eta * np.exp(
             shape.beta * self._z + shape.kappa * self._depth
         )
-        low, high = np.log(0.5 / weights.max()), np.log(2 * self.cost.channels.max() / weights.min())
+        low = float(np.log(0.5 / weights.max()))
+        high = float(np.log(2 * self.cost.channels.max() / weights.min()))
         # All scales of a fine grid are costed at once; then once more between the best two.
         for _ in range(3):
-            scales = np.linspace(low, high, 64)
+            scales: Floats = np.linspace(low, high, 64, dtype=np.float64)
             rows = self._rows(scales, weights, ceiling)
             fitting = np.flatnonzero(self.cost.params_of(rows) <= params)
             if not len(fitting):
                 return self._named(np.minimum(self._lowest, ceiling))
             best = int(fitting[-1])
-            low, high = scales[best], scales[min(best + 1, len(scales) - 1)]
+            low, high = float(scales[best]), float(scales[min(best + 1, len(scales) - 1)])
         return self._named(self._rows(np.array([low]), weights, ceiling)[0])
 
     def _rows(self, scales: Floats, weights: Floats, ceiling: Widths) -> Widths:

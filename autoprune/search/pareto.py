@@ -11,9 +11,7 @@ from autoprune.search.candidate import Candidate
 T = TypeVar("T")
 
 
-def pareto(
-    items: Iterable[T], *, score: Callable[[T], float], size: Callable[[T], int]
-) -> list[T]:
+def pareto(items: Iterable[T], *, score: Callable[[T], float], size: Callable[[T], int]) -> list[T]:
     """Return the items that no other dominates, by ascending size.
 
     `score` is better when higher, `size` when lower. Of equals the first one stays.

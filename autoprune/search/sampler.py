@@ -136,9 +136,7 @@ class PruningSampler(BaseSampler):
         gap = int(rng.choice(len(gain), p=gain / gain.sum()))
         parent = front[gap + 1]
         target = int(np.exp(rng.uniform(sizes[gap], sizes[gap + 1])))
-        shape = Shape(
-            eta=rng.uniform(0.2, 0.9), beta=rng.normal(0, 0.3), kappa=rng.normal(0, 0.3)
-        )
+        shape = Shape(eta=rng.uniform(0.2, 0.9), beta=rng.normal(0, 0.3), kappa=rng.normal(0, 0.3))
         widths = self._context.allocator.widths(
             target, shape, at_most=self._context.space.widths(parent.params)
         )

@@ -63,7 +63,9 @@ class Space:
             if f.name not in ("criteria", "batch_size"):
                 _check_range(f.name, getattr(self, f.name))
         if min(self.batch_sizes, default=0) < 1:
-            raise AutopruneError(f"`space.batch_size` must be at least 1, but is {self.batch_size}.")
+            raise AutopruneError(
+                f"`space.batch_size` must be at least 1, but is {self.batch_size}."
+            )
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -134,7 +136,7 @@ class SearchSpace:
         ):
             value = getattr(self.space, name)
             if isinstance(value, tuple) and (name != "dropout" or self.has_dropout):
-                found[name] = FloatDistribution(*value, log=log and value[0] > 0)
+                found[name] = FloatDistribution(value[0], value[1], log=log and value[0] > 0)
         return found
 
     def _most(self, channels: int) -> float:

@@ -46,7 +46,7 @@ class _ArrayBatches:
         order = torch.arange(len(self.split))
         if self.seed is not None:
             order = order[torch.randperm(len(order), generator=_generator(self.seed))]
-        for index in order.split(self.batch_size):
+        for index in torch.split(order, self.batch_size):
             yield Batch(
                 inputs=map_tensors(lambda t, i=index: t[i], self.split.inputs),  # type: ignore[misc]
                 targets=map_tensors(lambda t, i=index: t[i], self.split.targets),  # type: ignore[misc]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -127,7 +127,7 @@ def _optimizer(model: nn.Module, settings: FineTune) -> torch.optim.Optimizer:
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, fused=True)
 
 
-def _one_cycle(total: int) -> object:
+def _one_cycle(total: int) -> Callable[[int], float]:
     rising = max(int(total * WARMUP), 1)
 
     def factor(step: int) -> float:
