@@ -74,21 +74,21 @@ class Allocator:
         widths) no group gets wider than there.
         """
         ceiling = self.cost.row(at_most) if at_most else self.cost.channels
-        weights = self.cost.channels**shape.eta * np.exp(
+        weights: Floats = self.cost.channels**shape.eta * np.exp(
             shape.beta * self._z + shape.kappa * self._depth
         )
         low = float(np.log(0.5 / weights.max()))
         high = float(np.log(2 * self.cost.channels.max() / weights.min()))
         # All scales of a fine grid are costed at once; then once more between the best two.
         for _ in range(3):
-            scales: Floats = np.linspace(low, high, 64, dtype=np.float64)
+            scales: Floats = np.linspace(low, high, 64).astype(np.float64)
             rows = self._rows(scales, weights, ceiling)
             fitting = np.flatnonzero(self.cost.params_of(rows) <= params)
             if not len(fitting):
                 return self._named(np.minimum(self._lowest, ceiling))
             best = int(fitting[-1])
             low, high = float(scales[best]), float(scales[min(best + 1, len(scales) - 1)])
-        return self._named(self._rows(np.array([low]), weights, ceiling)[0])
+        return self._named(self._rows(np.array([low], dtype=np.float64), weights, ceiling)[0])
 
     def _rows(self, scales: Floats, weights: Floats, ceiling: Widths) -> Widths:
         wanted = np.rint(np.exp(scales)[:, None] * weights).astype(np.int64)
