@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autoprune.results.result import SearchResult as SearchResult
     from autoprune.results.result import open_result as open_result
     from autoprune.run import search as search
-    from autoprune.search.space import Space as Space
+    from autoprune.searching.space import Space as Space
     from autoprune.study import PruningStudy as PruningStudy
     from autoprune.study import load_study as load_study
     from autoprune.training.supervised import SupervisedTask as SupervisedTask
@@ -33,7 +33,7 @@ _HOMES = {
     "Plan": "autoprune.pruning.plan",
     "PruningStudy": "autoprune.study",
     "SearchResult": "autoprune.results.result",
-    "Space": "autoprune.search.space",
+    "Space": "autoprune.searching.space",
     "SupervisedTask": "autoprune.training.supervised",
     "Task": "autoprune.training.task",
     "criterion": "autoprune.pruning.criteria",

@@ -21,12 +21,12 @@ from autoprune.pruning.plan import Plan
 from autoprune.results.store import Store
 from autoprune.results.tracking import State, Tracker, TrialRecord
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
-from autoprune.search.candidate import DENSE, Candidate, Score
-from autoprune.search.lineage import choose_parent
-from autoprune.search.pareto import front_of
-from autoprune.search.sampler import PARAMS, VALID
-from autoprune.search.space import SearchSpace
-from autoprune.search.stopping import StoppingRule
+from autoprune.searching.candidate import DENSE, Candidate, Score
+from autoprune.searching.lineage import choose_parent
+from autoprune.searching.pareto import front_of
+from autoprune.searching.sampler import PARAMS, VALID
+from autoprune.searching.space import SearchSpace
+from autoprune.searching.stopping import StoppingRule
 
 FAILURES_IN_A_ROW = 5
 """After so many, something is wrong with more than one plan."""

@@ -28,7 +28,7 @@ from autoprune.pruning.weights import load_checkpoint, load_tensors, save_model,
 from autoprune.results.export import differs, export_model
 from autoprune.results.load import load
 from autoprune.results.store import Store
-from autoprune.search.candidate import DENSE
+from autoprune.searching.candidate import DENSE
 from autoprune.study import PruningStudy, StudySource
 from autoprune.training.calibrate import recalibrate
 from autoprune.training.device import pick_device, use_one_thread
@@ -38,9 +38,10 @@ from autoprune.training.task import Batch
 
 Job = Generator[dict[str, Any], bool, dict[str, Any] | None]
 
-CALIBRATION_SAMPLES = 512
-CALIBRATION_BATCH = 64
+CALIBRATION_SAMPLES = 256
+CALIBRATION_BATCH = 32
 RECALIBRATION_SAMPLES = 1024
+RECALIBRATION_BATCH = 128
 
 
 class Workbench:
@@ -103,7 +104,9 @@ class Workbench:
         evidence = collect(
             model,
             grouping,
-            batches=self.calibration(),
+            batches=self.training_batches(
+                samples=CALIBRATION_SAMPLES, batch_size=CALIBRATION_BATCH
+            ),
             loss=lambda m, b: self.task.step(m, b)[0],
             seed=self.study.seed,
         )
@@ -114,10 +117,10 @@ class Workbench:
             for group, score in score_groups(name, evidence, grouping).items()
         }
 
-    def calibration(self) -> Iterator[Batch]:
+    def training_batches(self, *, samples: int, batch_size: int) -> Iterator[Batch]:
         """Yield the same few training batches every time."""
-        batches = self.task.batches("train", batch_size=CALIBRATION_BATCH, seed=self.study.seed)
-        few = islice(batches, math.ceil(CALIBRATION_SAMPLES / CALIBRATION_BATCH))
+        batches = self.task.batches("train", batch_size=batch_size, seed=self.study.seed)
+        few = islice(batches, math.ceil(samples / batch_size))
         return (to_batch(batch, self.device) for batch in few)
 
 
@@ -141,10 +144,8 @@ def prepare_dense(bench: Workbench) -> Job:
     """
     started = time.perf_counter()
     study = bench.study
-    model = study.build().to(bench.device)
-    if study.checkpoint is not None:
-        model = _with_checkpoint(model, load_checkpoint(Path(study.checkpoint)))
-    elif study.train is not None:
+    model = dense_model(study).to(bench.device)
+    if study.train is not None:
         for epoch in finetune(model, study.task, study.train, seed=study.seed):
             yield {"epoch": epoch.epoch, "epochs": study.train.epochs, "valid": epoch.valid}
     settings = study.train or FineTune(epochs=0, lr=0.0)
@@ -161,7 +162,21 @@ def prepare_dense(bench: Workbench) -> Job:
     }
 
 
-def _with_checkpoint(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+def dense_model(study: PruningStudy) -> nn.Module:
+    """Build the study's dense model, with its checkpoint's weights if it has one.
+
+    Raises
+    ------
+    AutopruneError
+        If the checkpoint is missing, unsafe to read, or of another model.
+    """
+    model = study.build()
+    if study.checkpoint is not None:
+        _load_checkpoint(model, load_checkpoint(Path(study.checkpoint)))
+    return model
+
+
+def _load_checkpoint(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = model.state_dict()
     if set(state) != set(own):
         odd = sorted(set(state) ^ set(own))
@@ -176,7 +191,6 @@ def _with_checkpoint(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module
                 f"but is {tuple(value.shape)}."
             )
     model.load_state_dict(state)
-    return model
 
 
 # --- a candidate --------------------------------------------------------------------------------
@@ -208,8 +222,9 @@ def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, 
         if smaller:
             recalibrate(
                 model,
-                bench.calibration(),
-                at_most=RECALIBRATION_SAMPLES // CALIBRATION_BATCH,
+                bench.training_batches(
+                    samples=RECALIBRATION_SAMPLES, batch_size=RECALIBRATION_BATCH
+                ),
             )
     with clock("evaluate"):
         valid = scored(bench.task, model, 0, wanted.finetune)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
+from torch import nn
 
 from autoprune import __version__, jobs
 from autoprune.driver import FINAL, Dense, Driver
@@ -35,11 +36,11 @@ from autoprune.running.executor import Done, Executor, Failed, JobFunction, Open
 from autoprune.running.executor import reference as reference_to
 from autoprune.running.inline import InlineExecutor
 from autoprune.running.local import LocalExecutor
-from autoprune.search.allocation import Allocator
-from autoprune.search.candidate import DENSE, Candidate, Score
-from autoprune.search.pareto import front_of
-from autoprune.search.sampler import SamplerContext, check_sampler, make_sampler
-from autoprune.search.space import SearchSpace
+from autoprune.searching.allocation import Allocator
+from autoprune.searching.candidate import DENSE, Candidate, Score
+from autoprune.searching.pareto import front_of
+from autoprune.searching.sampler import SamplerContext, check_sampler, make_sampler
+from autoprune.searching.space import SearchSpace
 from autoprune.study import PruningStudy, load_study, overridden, source_of
 from autoprune.training.finetune import dropout_layers
 
@@ -145,8 +146,8 @@ def search(
     loaded = load_study(study) if not isinstance(study, PruningStudy) else study
     loaded = overridden(loaded, seed=seed, criteria=criteria)
     origin: PruningStudy | Path = loaded if isinstance(study, PruningStudy) else _path_of(study)
-    grouping = prunable_groups(loaded)
-    model = loaded.build()
+    model = jobs.dense_model(loaded)
+    grouping = prunable_groups(loaded, model)
     space = SearchSpace(
         channels=grouping.channels,
         space=loaded.space,
@@ -169,9 +170,9 @@ def search(
         return session.run()
 
 
-def prunable_groups(study: PruningStudy) -> Grouping:
-    """Find the study's channel groups; raise `AutopruneError` if there are none."""
-    grouping = find_groups(study.build(), study.example, keep=study.keep)
+def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:
+    """Find the channel groups of the study's model; raise `AutopruneError` if there are none."""
+    grouping = find_groups(model, study.example, keep=study.keep)
     if not grouping.groups:
         reasons = "; ".join(f"{b.layer}: {b.reason}" for b in grouping.blocked[:4])
         raise AutopruneError(

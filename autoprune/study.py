@@ -20,7 +20,7 @@ from torch import nn
 from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.forward import tensors_of
 from autoprune.pruning.plan import FineTune
-from autoprune.search.space import Space, with_criteria
+from autoprune.searching.space import Space, with_criteria
 from autoprune.training.task import Task, missing_methods
 
 NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

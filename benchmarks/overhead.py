@@ -95,7 +95,9 @@ def report(
     print(f"trials: {slots:.1f} worker-seconds\n")
     for part, seconds in sorted(parts.items(), key=lambda item: -item[1]):
         each = seconds / len(trials)
-        print(f"  {part:16} {seconds:8.2f} s  {seconds / slots:6.2%}  {each * 1000:7.1f} ms a trial")
+        print(
+            f"  {part:16} {seconds:8.2f} s  {seconds / slots:6.2%}  {each * 1000:7.1f} ms a trial"
+        )
     work = sum(parts[p] for p in WORK)
     passes = sum(parts[p] for p in PASSES)
     print(f"\n  training and evaluation              {work / slots:6.2%}")

@@ -8,7 +8,7 @@ from typing import Any
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Blocked, ChannelGroup
-from autoprune.search.space import SearchSpace
+from autoprune.searching.space import SearchSpace
 from autoprune.study import PruningStudy
 
 

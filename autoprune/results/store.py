@@ -12,7 +12,7 @@ from typing import Any
 from autoprune.errors import AutopruneError
 from autoprune.pruning.files import read_json, write_json
 from autoprune.pruning.groups import Grouping, from_json, to_json
-from autoprune.search.candidate import DENSE, Candidate
+from autoprune.searching.candidate import DENSE, Candidate
 
 FORMAT = 1
 """Version of the folder's layout."""

@@ -23,7 +23,7 @@ from autoprune.pruning.files import write_json
 
 State = Literal["complete", "stopped", "failed"]
 RUN_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-SEARCH_TAG, TRIAL_TAG = "autoprune.search", "autoprune.trial"
+SEARCH_TAG, TRIAL_TAG = "autoprune.searching", "autoprune.trial"
 CLOSE_SECONDS = 120.0
 VALUE_LIMIT = 5_000
 """Longest value that is logged as a tag or parameter, in characters."""

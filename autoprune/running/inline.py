@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Generator
 from typing import Any
@@ -37,11 +38,11 @@ class InlineExecutor:
                 if self._context is None:
                     self._context = self._opening()
                 self._running = function(self._context, **arguments)
-                return Progress(job=job, value=next(self._running))
-            return Progress(job=job, value=self._running.send(self._go_on))
+                return Progress(job=job, value=_as_sent(next(self._running)))
+            return Progress(job=job, value=_as_sent(self._running.send(self._go_on)))
         except StopIteration as stop:
             self._job = None
-            return Done(job=job, value=stop.value)
+            return Done(job=job, value=_as_sent(stop.value))
         except Exception as error:
             self._job = None
             return failure(job, error)
@@ -53,6 +54,11 @@ class InlineExecutor:
         if self._running is not None:
             self._running.close()
         self._job = None
+
+
+def _as_sent(value: Any) -> Any:
+    """Return what a driver gets to see of `value` when it comes from another process."""
+    return json.loads(json.dumps(value))
 
 
 def failure(job: str, error: Exception) -> Failed:

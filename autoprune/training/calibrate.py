@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from autoprune.training.distill import to_batch
 from autoprune.training.task import Batch
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Batch], *, at_most: int = 16) -> None:
+def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> None:
     """Replace the running statistics of every BatchNorm by averages over `batches`, in place.
 
     Dropout stays off. A model without BatchNorm is left as it is.
@@ -31,7 +30,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], *, at_most: int = 16
         norm.train()
     device = device_of(model)
     with torch.no_grad():
-        for batch in islice(batches, at_most):
+        for batch in batches:
             call(model, to_batch(batch, device).inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from autoprune.search.candidate import Candidate
-from autoprune.search.pareto import front_of
+from autoprune.searching.candidate import Candidate
+from autoprune.searching.pareto import front_of
 
 
 def choose_parent(

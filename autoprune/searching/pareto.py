@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from autoprune.search.candidate import Candidate
+from autoprune.searching.candidate import Candidate
 
 T = TypeVar("T")
 

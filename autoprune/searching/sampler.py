@@ -19,9 +19,9 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import unknown
-from autoprune.search.allocation import Allocator, Shape
-from autoprune.search.pareto import pareto
-from autoprune.search.space import SPARSITY, SearchSpace
+from autoprune.searching.allocation import Allocator, Shape
+from autoprune.searching.pareto import pareto
+from autoprune.searching.space import SPARSITY, SearchSpace
 
 VALID, PARAMS = "valid", "params"
 """User attributes of a completed trial: its score and its size, whatever the objective."""

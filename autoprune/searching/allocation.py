@@ -74,9 +74,8 @@ class Allocator:
         widths) no group gets wider than there.
         """
         ceiling = self.cost.row(at_most) if at_most else self.cost.channels
-        weights: Floats = self.cost.channels**shape.eta * np.exp(
-            shape.beta * self._z + shape.kappa * self._depth
-        )
+        tilt: Floats = np.exp(shape.beta * self._z + shape.kappa * self._depth)
+        weights: Floats = self.cost.channels.astype(np.float64) ** shape.eta * tilt
         low = float(np.log(0.5 / weights.max()))
         high = float(np.log(2 * self.cost.channels.max() / weights.min()))
         # All scales of a fine grid are costed at once; then once more between the best two.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from autoprune.search.candidate import Candidate
+from autoprune.searching.candidate import Candidate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,26 @@
+"""Fixtures that every test may use."""
+
+import pytest
+import torch
+from autoprune import SupervisedTask
+from torch import Tensor
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def blobs(samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Three classes around three corners of an 8-dimensional cube, easy to tell apart."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(samples) % 3
+    x = 0.5 * torch.randn(samples, 8, generator=generator) + 2 * torch.eye(3, 8)[y]
+    return x, y
+
+
+@pytest.fixture
+def task() -> SupervisedTask:
+    """Classify 8 numbers into 3 classes: 120 samples to train on, 60 each to judge by."""
+    return SupervisedTask(train=blobs(120, 0), valid=blobs(60, 1), test=blobs(60, 2))

@@ -1,0 +1,162 @@
+"""Tiny study files, and the command run as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from string import Template
+
+ROOT = Path(__file__).parents[1]
+
+MODELS = {
+    "mlp": """\
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU())
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+""",
+    "conv": """\
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(12)
+        self.conv3 = nn.Conv2d(12, 12, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(12)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x):
+        x = self.bn1(self.conv1(x)).relu()
+        x = self.bn2(self.conv2(x)).relu()
+        x = (self.bn3(self.conv3(x)) + x).relu()
+        return self.head(x.mean((2, 3)))
+""",
+}
+SHAPES = {"mlp": "64", "conv": "1, 8, 8"}
+
+STUDY = Template("""\
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from autoprune import FineTune, PruningStudy, Space, SupervisedTask
+
+
+$model
+
+inputs, targets = load_digits(return_X_y=True)
+inputs = torch.tensor(inputs[:450] / 16, dtype=torch.float32).reshape(450, $shape)
+targets = torch.tensor(targets[:450])
+$before
+task = SupervisedTask(
+    train=(inputs[:150], targets[:150]),
+    valid=(inputs[150:300], targets[150:300]),
+    test=(inputs[300:450], targets[300:450]),
+)
+$after
+study = PruningStudy(
+    name="$name",
+    model=Net,
+    example=torch.zeros(2, $shape),
+    task=task,
+    $dense,
+    space=Space(
+        epochs=$epochs,
+        lr=(3e-3, 1e-2),
+        batch_size=32,
+        weight_decay=1e-3,
+        criteria=("taylor", "l2"),
+    ),
+    final_epochs=$final_epochs,
+    $more
+)
+""")
+
+
+def write_study(
+    path: Path,
+    *,
+    kind: str = "mlp",
+    name: str = "tiny",
+    epochs: int = 1,
+    final_epochs: int = 0,
+    dense: str = "train=FineTune(epochs=10, lr=1e-2, batch_size=32)",
+    before: str = "",
+    after: str = "",
+    more: str = "",
+    model: str | None = None,
+) -> Path:
+    """Write a study of 150 training digits to `path`.
+
+    Parameters
+    ----------
+    kind
+        ``mlp``, or ``conv`` with BatchNorm and a residual add.
+    before, after
+        Code that goes before and after the task is made.
+    dense, more
+        Arguments of `PruningStudy`: where the dense weights come from, and any others.
+    model
+        Code that defines ``Net``, in the place of the kind's own.
+    """
+    text = STUDY.substitute(
+        model=MODELS[kind] if model is None else model,
+        shape=SHAPES[kind],
+        name=name,
+        epochs=epochs,
+        final_epochs=final_epochs,
+        dense=dense,
+        before=before,
+        after=after,
+        more=more,
+    )
+    path.write_text(text)
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    """Return the command line of `autoprune`."""
+    return [sys.executable, "-m", "autoprune", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which the command finds this very autoprune."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run_cli(
+    *arguments: object, cwd: Path, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run `autoprune` in a process of its own."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+
+
+def start_cli(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """Start `autoprune` in a process of its own that can be interrupted."""
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A parent that ignores SIGINT, as a shell's background job does, hands that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )

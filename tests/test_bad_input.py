@@ -1,0 +1,385 @@
+"""A user's mistake: one line that names the thing and the way out, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import run_cli, write_study
+from torch import nn
+
+from autoprune import cli
+from autoprune.pruning.files import write_json
+from autoprune.pruning.weights import save_model
+from autoprune.results.store import Store
+
+Prepare = Callable[[Path], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bad:
+    """A command that cannot be carried out, and what its message must say."""
+
+    command: str
+    words: tuple[str, ...]
+    prepare: Prepare = lambda folder: write_study(folder / "study.py")
+    in_process: bool = True
+    """Whether the command may run in this very process, which saves the imports."""
+
+
+class Bomb:
+    """Unpickling it runs code, which leaves a trace."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return os.mkdir, ("the-code-ran",)
+
+
+def study(**parts: str) -> Prepare:
+    return lambda folder: write_study(folder / "study.py", **parts)  # type: ignore[arg-type]
+
+
+def text(content: str) -> Prepare:
+    return lambda folder: (folder / "study.py").write_text(content)
+
+
+def checkpoint(content: object) -> Prepare:
+    def prepare(folder: Path) -> None:
+        write_study(folder / "study.py", dense='checkpoint="dense.pt"')
+        torch.save(content, folder / "dense.pt")
+
+    return prepare
+
+
+def search_of(**identity: str) -> Prepare:
+    def prepare(folder: Path) -> None:
+        write_study(folder / "study.py")
+        Store(folder / "out").open(identity)
+
+    return prepare
+
+
+def foreign_files(folder: Path) -> None:
+    write_study(folder / "study.py")
+    (folder / "out").mkdir()
+    (folder / "out" / "thesis.txt").write_text("three years of work")
+
+
+def out_file(folder: Path) -> None:
+    write_study(folder / "study.py")
+    (folder / "out").write_text("not a folder")
+
+
+def finished_search(folder: Path) -> None:
+    def model(name: str, params: int) -> dict[str, object]:
+        numbers = {"trial": 1, "params": params, "macs": 1, "size_bytes": 1}
+        return {"name": name, "valid": 0.9, "test": 0.8, "path": f"front/{name}", **numbers}
+
+    front = {
+        "study": "tiny",
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "dense": model("dense", 5000),
+        "front": [model("t007", 1234), model("t003", 4321)],
+        "trials": {"complete": 2, "stopped": 0, "failed": 0},
+    }
+    write_json(folder / "out" / "front.json", front)
+
+
+def database(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "mlflow.db").touch()
+
+
+def empty_folder(folder: Path) -> None:
+    (folder / "out").mkdir()
+
+
+def other_checkpoint(folder: Path) -> None:
+    write_study(folder / "study.py", dense='checkpoint="dense.safetensors"')
+    save_model(folder / "dense.safetensors", nn.Linear(64, 10))
+
+
+def other_shapes(folder: Path) -> None:
+    write_study(folder / "study.py", dense='checkpoint="dense.safetensors"')
+    body = nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 16))
+    net = nn.ModuleDict({"body": body, "head": nn.Linear(16, 10)})
+    save_model(folder / "dense.safetensors", net)
+
+
+ONE_LAYER = """\
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(64, 10))
+"""
+
+BAD = {
+    # --- the study file ---
+    "no such study": Bad(
+        command="search nowhere.py",
+        words=("nowhere.py", "digits", "autoprune new nowhere.py"),
+        in_process=False,
+    ),
+    "study raises": Bad(
+        command="search study.py",
+        prepare=study(before='raise ValueError("no data today")'),
+        words=("study.py, line", "ValueError: no data today"),
+    ),
+    "study with a syntax error": Bad(
+        command="search study.py",
+        prepare=text("import torch\nstudy = = 3\n"),
+        words=("study.py, line 2", "SyntaxError"),
+        in_process=False,
+    ),
+    "study that exits": Bad(
+        command="doctor study.py",
+        prepare=text("raise SystemExit('bye')\n"),
+        words=("study.py, line 1", "SystemExit: bye"),
+    ),
+    "no study in the file": Bad(
+        command="search study.py", prepare=text("x = 1\n"), words=("study.py", "study = Pruning")
+    ),
+    "study of another type": Bad(
+        command="search study.py",
+        prepare=text("study = {'name': 'x'}\n"),
+        words=("study.py", "PruningStudy", "dict"),
+    ),
+    "name with a slash": Bad(
+        command="search study.py", prepare=study(name="a/b"), words=("`name`", "'a/b'", "letters")
+    ),
+    "keep matches nothing": Bad(
+        command="search study.py",
+        prepare=study(more='keep=["stem.*"],'),
+        words=("keep", "stem.*"),
+    ),
+    "example does not fit": Bad(
+        command="search study.py",
+        prepare=study(model=ONE_LAYER.replace("64", "63")),
+        words=("example", "64"),
+    ),
+    "nothing to prune": Bad(
+        command="search study.py",
+        prepare=study(model=ONE_LAYER),
+        words=("at least one group", "can be pruned"),
+    ),
+    "NaN in the data": Bad(
+        command="search study.py",
+        prepare=study(before="inputs[200, 3] = float('nan')"),
+        words=("valid data", "finite", "1 of its values", "study file"),
+    ),
+    "data of different lengths": Bad(
+        command="search study.py",
+        prepare=study(before="inputs = inputs[:100]"),
+        words=("train inputs and targets", "same length", "100 and 150"),
+    ),
+    "unknown scorer": Bad(
+        command="search study.py",
+        prepare=study(
+            after='SupervisedTask(train=task, valid=task, scorer="acuracy")',
+        ),
+        words=("Unknown scorer 'acuracy'", "Did you mean 'accuracy'"),
+    ),
+    "range upside down": Bad(
+        command="search study.py",
+        prepare=study(after="Space(lr=(1e-2, 1e-3))"),
+        words=("`space.lr`", "low < high", "(0.01, 0.001)"),
+    ),
+    # --- the checkpoint ---
+    "no such checkpoint": Bad(
+        command="search study.py --workers 0",
+        prepare=study(dense='checkpoint="nowhere.pt"'),
+        words=("checkpoint", "nowhere.pt"),
+    ),
+    "checkpoint of another model": Bad(
+        command="search study.py --workers 0",
+        prepare=other_checkpoint,
+        words=("checkpoint", "6 tensors", "body.0.bias"),
+    ),
+    "checkpoint of other sizes": Bad(
+        command="search study.py --workers 0",
+        prepare=other_shapes,
+        words=("checkpoint", "'body.0.", "(24"),
+    ),
+    "checkpoint that is code": Bad(
+        command="search study.py --workers 0",
+        prepare=checkpoint(Bomb()),
+        words=("dense.pt", "tensors only", "state_dict"),
+    ),
+    "checkpoint without weights": Bad(
+        command="search study.py --workers 0",
+        prepare=checkpoint([1, 2]),
+        words=("dense.pt", "state_dict"),
+    ),
+    # --- the options ---
+    "unknown command": Bad(
+        command="serch study.py", words=("No such command 'serch'", "--help"), in_process=False
+    ),
+    "unknown option": Bad(command="search study.py --bugdet 3", words=("--bugdet", "--help")),
+    "unknown criterion": Bad(
+        command="search study.py --criteria l2,tailor",
+        words=("Unknown criterion 'tailor'", "Did you mean 'taylor'"),
+    ),
+    "no criteria": Bad(command="search study.py --criteria ,", words=("criteria", "at least one")),
+    "unknown sampler": Bad(
+        command="search study.py --sampler tpee",
+        words=("Unknown sampler 'tpee'", "nsga2", "Did you mean 'tpe'"),
+    ),
+    "unknown objective": Bad(
+        command="search study.py --objective best", words=("'best'", "pareto", "weighted")
+    ),
+    "no budget": Bad(command="search study.py --budget 0", words=("`budget`", "at least 1", "0")),
+    "budget that is a word": Bad(command="search study.py --budget many", words=("'many'",)),
+    "negative workers": Bad(
+        command="search study.py --workers -1", words=("`workers`", "at least 0", "-1")
+    ),
+    "workers that is a word": Bad(
+        command="search study.py --workers all", words=("`workers`", "'auto'", "'all'")
+    ),
+    "no time": Bad(command="search study.py --timeout 0", words=("`timeout`", "more than 0")),
+    "weight above 1": Bad(
+        command="search study.py --objective weighted --accuracy-weight 2",
+        words=("`accuracy_weight`", "between 0 and 1", "2"),
+    ),
+    # --- the output folder ---
+    "another study's folder": Bad(
+        command="search study.py --out out",
+        prepare=search_of(study="other"),
+        words=("--out", "'other'", "'tiny'", "another folder"),
+    ),
+    "another model's folder": Bad(
+        command="search study.py --out out",
+        prepare=search_of(study="tiny", model="0123"),
+        words=("--out", "model", "'0123'", "another folder"),
+    ),
+    "foreign files": Bad(
+        command="search study.py --out out",
+        prepare=foreign_files,
+        words=("--out", "other files", "another folder"),
+    ),
+    "out is a file": Bad(
+        command="search study.py --out out", prepare=out_file, words=("--out", "folder", "file")
+    ),
+    "out below a file": Bad(
+        command="search study.py --out out/below",
+        prepare=out_file,
+        words=("--out", "written", "out/below"),
+    ),
+    "out cannot be made": Bad(
+        command="search study.py --out /proc/nope",
+        words=("--out", "written", "/proc/nope"),
+        in_process=False,
+    ),
+    # --- the other commands ---
+    "new over a file": Bad(
+        command="new study.py", words=("study.py", "must not exist", "another name")
+    ),
+    "new without .py": Bad(command="new study.txt", words=("study.txt", ".py")),
+    "new below a file": Bad(
+        command="new study.py/mine.py", words=("study.py/mine.py", "can be written")
+    ),
+    "doctor without a file": Bad(
+        command="doctor nowhere.py", words=("nowhere.py", "autoprune new nowhere.py")
+    ),
+    "front of nothing": Bad(
+        command="front out", prepare=empty_folder, words=("out", "finished search", "front.json")
+    ),
+    "front of an unfinished search": Bad(
+        command="front out",
+        prepare=search_of(study="tiny"),
+        words=("out", "not finished", "same `autoprune search` again"),
+    ),
+    "front too small": Bad(
+        command="front out --max-params 1",
+        prepare=finished_search,
+        words=("at most 1 parameters", "smallest is t007", "1,234"),
+    ),
+    "front too good": Bad(
+        command="front out --min-accuracy 0.99",
+        prepare=finished_search,
+        words=("at least 0.99", "best t003", "4,321"),
+    ),
+    "altered front": Bad(
+        command="front out",
+        prepare=lambda folder: write_json(folder / "out" / "front.json", {"front": []}),
+        words=("front.json", "altered"),
+    ),
+    "ui of nothing": Bad(
+        command="ui out", prepare=empty_folder, words=("out", "MLflow database", "--tracking-uri")
+    ),
+    "ui on a busy port": Bad(
+        command="ui out --port {port}",
+        prepare=database,
+        words=("port", "{port}", "Choose another with --port"),
+    ),
+}
+
+
+@pytest.fixture
+def busy_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[[list[str]], tuple[int, str]]]:
+    """Run the command line in this process; return its exit code and standard error."""
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(arguments: list[str]) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["autoprune", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, capsys.readouterr().err
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return every file and folder below `folder` with a digest of what is in it."""
+    return {
+        str(path.relative_to(folder)): (
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        )
+        for path in sorted(folder.rglob("*"))
+        if "__pycache__" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_a_mistake_is_one_line_and_writes_nothing(
+    bad: Bad,
+    tmp_path: Path,
+    busy_port: int,
+    run: Callable[[list[str]], tuple[int, str]],
+) -> None:
+    bad.prepare(tmp_path)
+    before = contents(tmp_path)
+    arguments = shlex.split(bad.command.format(port=busy_port))
+    if bad.in_process:
+        code, said = run(arguments)
+    else:
+        process = run_cli(*arguments, cwd=tmp_path)
+        code, said = process.returncode, process.stderr
+    assert code == 2, said
+    assert said.startswith("autoprune: ")
+    assert said.endswith("\n")
+    assert len(said.splitlines()) == 1, said
+    assert "Traceback" not in said
+    for word in bad.words:
+        assert word.format(port=busy_port) in said
+    assert contents(tmp_path) == before
