@@ -169,6 +169,7 @@ class Driver:
         of one size, and of equals the longer trained one is taken.
         """
         front = front_of(self.candidates.values(), higher_is_better=self._higher_is_better)
+        _clear_queue(study)
         for candidate in front:
             if not self._store.has_candidate(candidate.name + FINAL):
                 study.enqueue_trial(
@@ -400,6 +401,14 @@ class Driver:
                 eta_seconds=stage.eta(done + partly),
             )
         )
+
+
+def _clear_queue(study: optuna.Study) -> None:
+    """Fail what an interrupted final stage left behind: the front may have changed since."""
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(frozen.number, state=TrialState.FAIL)
+    while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.tell(study.ask(), state=TrialState.FAIL)
 
 
 class _Stage:

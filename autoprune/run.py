@@ -268,7 +268,7 @@ class _Session:
         if self.settings.timeout is not None:
             deadline = time.monotonic() + self.settings.timeout
         self.store.save_grouping(self.grouping)
-        self.tracker.start(self._tracked_params(), self._tracked_tags())
+        self.tracker.start(self._tracked_params(), self._setting_tags() | self._tracked_tags())
         executor = self._open_executor()
         status = "FAILED"
         counts: dict[str, float] = {}
@@ -331,14 +331,14 @@ class _Session:
             storage=storage,
             study_name=f"{self.study.name}{suffix}",
             directions=directions,
-            sampler=self._sampler(dense),
             load_if_exists=True,
         )
+        study.sampler = self._sampler(dense, trials=len(study.get_trials(deepcopy=False)))
         if study.metric_names is None:
             _name_metrics(study, names)
         return study
 
-    def _sampler(self, dense: Dense) -> BaseSampler:
+    def _sampler(self, dense: Dense, *, trials: int) -> BaseSampler:
         if isinstance(self.settings.sampler, BaseSampler):
             return self.settings.sampler
         allocator = Allocator(
@@ -351,6 +351,7 @@ class _Session:
                 allocator=allocator,
                 budget=self.settings.budget,
                 seed=self.study.seed,
+                trials=trials,
                 higher_is_better=self.study.task.higher_is_better,
             ),
         )
@@ -524,15 +525,19 @@ class _Session:
     # --- MLflow -----------------------------------------------------------------------------
 
     def _tracked_params(self) -> dict[str, Any]:
-        settings = asdict(self.settings) if isinstance(self.settings.sampler, str) else {}
-        hidden = ("storage", "tracking_uri")  # they may hold passwords
+        """Return what is the same whenever this search is gone on with."""
         return {
-            **{k: v for k, v in settings.items() if k not in hidden},
             "study": self.study.name,
             "final_epochs": self.study.final_epochs,
             "dense_params": self.cost.params(self.grouping.channels),
             "groups": len(self.grouping.groups),
         }
+
+    def _setting_tags(self) -> dict[str, str]:
+        """Return the settings, which may differ from one sitting to the next."""
+        hidden = ("storage", "tracking_uri")  # they may hold passwords
+        names = [n for n in Settings.__dataclass_fields__ if n not in hidden]
+        return {f"setting.{n}": str(getattr(self.settings, n)) for n in names}
 
     def _tracked_tags(self) -> dict[str, str]:
         commit = _git_commit()

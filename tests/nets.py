@@ -1,10 +1,14 @@
 """Tiny networks, one of each kind, and an example input of two samples for each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from autoprune.pruning.graph import find_groups
+from autoprune.pruning.groups import Grouping
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 
@@ -201,3 +205,28 @@ def noise_like(example: Any, samples: int = 2) -> Any:
     if isinstance(example, tuple):
         return tuple(noise_like(value, samples) for value in example)
     return torch.randn(samples, *example.shape[1:])
+
+
+@cache
+def grouped(name: str) -> Grouping:
+    """Return a net's groups, found once for all tests."""
+    return find_groups(*build(name))
+
+
+def same_state(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two states are equal bit for bit."""
+    return list(one) == list(other) and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def kept_channels(grouping: Grouping) -> st.SearchStrategy[dict[str, tuple[int, ...]]]:
+    """Draw any channels to keep, at least one in each group."""
+    return st.fixed_dictionaries(
+        {
+            name: st.sets(st.integers(0, count - 1), min_size=1).map(lambda s: tuple(sorted(s)))
+            for name, count in grouping.channels.items()
+        }
+    )
+
+
+def widths_of(kept: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    return {name: len(channels) for name, channels in kept.items()}

@@ -201,7 +201,7 @@ BAD = {
     "checkpoint of another model": Bad(
         command="search study.py --workers 0",
         prepare=other_checkpoint,
-        words=("checkpoint", "6 tensors", "body.0.bias"),
+        words=("checkpoint", "6 tensors", "'bias' and 7 more"),
     ),
     "checkpoint of other sizes": Bad(
         command="search study.py --workers 0",
@@ -236,7 +236,7 @@ BAD = {
         command="search study.py --objective best", words=("'best'", "pareto", "weighted")
     ),
     "no budget": Bad(command="search study.py --budget 0", words=("`budget`", "at least 1", "0")),
-    "budget that is a word": Bad(command="search study.py --budget many", words=("'many'",)),
+    "budget that is a word": Bad(command="search study.py --budget many", words=("--budget", "integer")),
     "negative workers": Bad(
         command="search study.py --workers -1", words=("`workers`", "at least 0", "-1")
     ),

@@ -225,6 +225,14 @@ class _Mlflow:
         )
 
     def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
+        known = {self._runs[model.key] for model in models}
+        marked = self._client.search_runs(
+            [self._experiment],
+            filter_string=f"tags.`{SEARCH_TAG}` = '{self._search}' and tags.front = 'true'",
+        )
+        for run_before in marked:
+            if run_before.info.run_id not in known:
+                self._client.set_tag(run_before.info.run_id, "front", "false")
         for model in models:
             run = self._runs[model.key]
             self._client.set_tag(run, "front", "true")
@@ -278,8 +286,6 @@ class _Mlflow:
     def _log_model(self, run: str, model: FrontModel) -> None:
         """Log in a format that loads without pickle and without autoprune."""
         import mlflow
-        import mlflow.onnx
-        import mlflow.pytorch
 
         from autoprune.results.signature import describe
 
@@ -288,38 +294,47 @@ class _Mlflow:
             self._client.log_artifacts(run, str(model.folder), "model")
             return
         signature, example, plain = described
-        common: dict[str, Any] = {
-            "name": "model",
-            "signature": signature,
-            "run_id": run,
-        }
+        common: dict[str, Any] = {"name": "model", "signature": signature}
+        ended = self._client.get_run(run).info.end_time
         previous = mlflow.get_tracking_uri()
         mlflow.set_tracking_uri(self._uri)
         try:
-            if plain:
-                import torch
-
-                mlflow.pytorch.log_model(
-                    model.module(),
-                    input_example=example,
-                    serialization_format="pt2",
-                    pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
-                    **common,
-                )
-            elif (model.folder / "model.onnx").exists():
-                import onnx
-
-                mlflow.onnx.log_model(
-                    onnx.load(str(model.folder / "model.onnx")),
-                    input_example=example,
-                    pip_requirements=["onnx", "onnxruntime"],
-                    onnx_execution_providers=["CPUExecutionProvider"],
-                    **common,
-                )
-            else:
-                self._client.log_artifacts(run, str(model.folder), "model")
+            # Only an active run makes MLflow keep the model in the run's own experiment.
+            with mlflow.start_run(run_id=run, log_system_metrics=False):
+                self._log_flavor(model, plain, example, common)
         finally:
             mlflow.set_tracking_uri(previous)
+            self._client.set_terminated(run, "FINISHED", end_time=ended)
+
+    def _log_flavor(
+        self, model: FrontModel, plain: bool, example: Any, common: dict[str, Any]
+    ) -> None:
+        import mlflow
+
+        if plain:
+            import mlflow.pytorch
+            import torch
+
+            mlflow.pytorch.log_model(
+                model.module(),
+                input_example=example,
+                serialization_format="pt2",
+                pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
+                **common,
+            )
+        elif (model.folder / "model.onnx").exists():
+            import mlflow.onnx
+            import onnx
+
+            mlflow.onnx.log_model(
+                onnx.load(str(model.folder / "model.onnx")),
+                input_example=example,
+                pip_requirements=["onnx", "onnxruntime"],
+                onnx_execution_providers=["CPUExecutionProvider"],
+                **common,
+            )
+        else:
+            mlflow.log_artifacts(str(model.folder), "model")
 
 
 def _key(name: str) -> str:

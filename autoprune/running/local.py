@@ -32,6 +32,12 @@ _BOOTSTRAP = (
 )
 """Started this way, a worker never runs the caller's own script again, guarded or not."""
 
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Every plan has other shapes: the default of 1,024 kernels kept would only cost memory.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+}
 LOG_TAIL_LINES = 5
 
 
@@ -134,7 +140,7 @@ class LocalExecutor:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                env=os.environ | WORKER_ENVIRONMENT,
                 start_new_session=True,  # Ctrl-C is for the driver, which then ends its workers
             )
         greeting = {

@@ -42,7 +42,14 @@ class SamplerContext:
     allocator: Allocator
     budget: int
     seed: int
-    higher_is_better: bool
+    trials: int = 0
+    """Trials that are there already, when a search is gone on with."""
+    higher_is_better: bool = True
+
+    @property
+    def own_seed(self) -> int:
+        """A seed for samplers that draw from one stream: not the same stream again on resuming."""
+        return self.seed + self.trials
 
 
 def make_sampler(name: str, context: SamplerContext) -> BaseSampler:
@@ -205,9 +212,9 @@ def _near(
 
 SAMPLERS: dict[str, Callable[[SamplerContext], BaseSampler]] = {
     "pruning": PruningSampler,
-    "tpe": lambda c: TPESampler(seed=c.seed, multivariate=True, constant_liar=True),
+    "tpe": lambda c: TPESampler(seed=c.own_seed, multivariate=True, constant_liar=True),
     # Optuna's default population of 50 would spend a usual budget on its first generation.
-    "nsga2": lambda c: NSGAIISampler(seed=c.seed, population_size=10),
-    "gp": lambda c: GPSampler(seed=c.seed),
-    "random": lambda c: RandomSampler(seed=c.seed),
+    "nsga2": lambda c: NSGAIISampler(seed=c.own_seed, population_size=10),
+    "gp": lambda c: GPSampler(seed=c.own_seed),
+    "random": lambda c: RandomSampler(seed=c.own_seed),
 }

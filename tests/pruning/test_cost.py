@@ -1,0 +1,96 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from autoprune.pruning.cost import CostModel, weight_positions
+from autoprune.pruning.cut import cut
+from autoprune.pruning.forward import call
+from autoprune.pruning.graph import find_groups
+from autoprune.pruning.groups import restrict
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import NETS, build, grouped, kept_channels, widths_of
+from torch import Tensor, nn
+
+
+def counted_macs(model: nn.Module, inputs: Any, samples: int = 2) -> int:
+    """Count multiply-accumulates per sample as the layers run."""
+    total = 0
+
+    def count(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Linear):
+            total += output.numel() * layer.in_features
+        elif isinstance(layer, nn.ConvTranspose2d):
+            kernel = int(np.prod(layer.kernel_size))
+            total += args[0].numel() * kernel * layer.out_channels // layer.groups
+        else:
+            kernel = int(np.prod(layer.kernel_size))
+            total += output.numel() * kernel * layer.in_channels // layer.groups
+
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, layers)]
+    with torch.no_grad():
+        call(model, inputs)
+    for hook in hooks:
+        hook.remove()
+    assert total % samples == 0
+    return total // samples
+
+
+@pytest.mark.parametrize("name", NETS)
+@given(data=st.data())
+def test_costs_are_those_of_the_cut_model(name: str, data: st.DataObject) -> None:
+    model, inputs = build(name)
+    kept = data.draw(kept_channels(grouped(name)))
+    small = cut(model, grouped(name), kept)
+    cost, widths = CostModel(grouped(name)), widths_of(kept)
+    assert cost.params(widths) == sum(p.numel() for p in small.parameters())
+    assert cost.macs(widths) == counted_macs(small, inputs)
+
+    again = CostModel(restrict(grouped(name), kept))
+    assert again.params(widths) == cost.params(widths)
+    assert again.macs(widths) == cost.macs(widths)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_many_plans_at_once_cost_what_each_does(name: str) -> None:
+    cost = CostModel(grouped(name))
+    rng = np.random.default_rng(0)
+    rows = rng.integers(1, cost.channels + 1, size=(20, len(cost.names)))
+    plans = [dict(zip(cost.names, row.tolist(), strict=True)) for row in rows]
+    assert cost.params_of(rows).tolist() == [cost.params(plan) for plan in plans]
+    assert cost.macs_of(rows).tolist() == [cost.macs(plan) for plan in plans]
+    assert all((cost.row(plan) == row).all() for plan, row in zip(plans, rows, strict=True))
+
+
+def test_costs_by_hand() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 4, 2)
+    )  # fmt: skip
+    cost = CostModel(find_groups(model, torch.zeros(2, 3, 4, 4)))
+    assert cost.params({"0": 5}) == (3 * 9 * 5 + 5) + 2 * 5 + (5 * 4 * 2 + 2)
+    assert cost.macs({"0": 5}) == 3 * 9 * 5 * 4 + 5 * 4 * 2
+
+
+def test_a_layer_used_twice_is_multiplied_twice_and_stored_once() -> None:
+    shared = nn.Linear(5, 5)
+    model = nn.Sequential(nn.Linear(4, 5), shared, nn.ReLU(), shared)
+    positions = weight_positions(model, torch.zeros(3, 4))
+    assert positions == {"0.weight": 1, "1.weight": 2}
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_costs_are_per_sample(samples: int) -> None:
+    model, _ = build("autoencoder")
+    positions = weight_positions(model, torch.zeros(samples, 1, 8, 8))
+    assert positions == {"0.weight": 16, "2.weight": 16, "4.weight": 16, "6.weight": 64}
+
+
+def test_counting_leaves_no_hooks() -> None:
+    model, inputs = build("residual")
+    with pytest.raises(RuntimeError):
+        weight_positions(model, torch.zeros(2, 1))
+    weight_positions(model, inputs)
+    assert not any(m._forward_hooks for m in model.modules())

@@ -1,0 +1,844 @@
+"""A whole search on a tiny network: what it finds, exports, records, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from helpers import write_study
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna.trial import FrozenTrial, TrialState
+from torch import nn
+
+import autoprune
+from autoprune import jobs, run
+from autoprune.driver import Dense, Driver, trial_name
+from autoprune.errors import AutopruneError
+from autoprune.progress import SilentReporter
+from autoprune.pruning.cost import CostModel
+from autoprune.pruning.plan import FineTune, Plan
+from autoprune.results import export
+from autoprune.results.result import Model, SearchResult, open_result
+from autoprune.results.store import Store
+from autoprune.results.tracking import NullTracker, TrialRecord
+from autoprune.running.executor import Done, Event, Progress
+from autoprune.searching.candidate import Candidate, Score
+from autoprune.searching.space import SearchSpace, Space
+from autoprune.study import load_study
+
+# Third parties warn of one another, and not of anything that a study or autoprune does.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+]
+
+BUDGET = 5
+SETTINGS: dict[str, Any] = {"workers": 0, "budget": BUDGET}
+UNTRACKED: dict[str, Any] = {"workers": 0, "tracking_uri": "none"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished search."""
+
+    study: Path
+    out: Path
+    result: SearchResult
+
+    @property
+    def store(self) -> Store:
+        return Store(self.out)
+
+    def front_file(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads((self.out / "front.json").read_text())
+        return value
+
+
+def trials_of(out: Path, name: str = "tiny") -> list[FrozenTrial]:
+    """Return the trials that a search's own journal holds."""
+    backend = optuna.storages.journal.JournalFileBackend(str(out / "study.journal"))
+    storage = optuna.storages.JournalStorage(backend)
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
+    """A search with all there is: a final stage, exports, MLflow."""
+    folder = tmp_path_factory.mktemp("found")
+    study = write_study(folder / "study.py", kind="conv", epochs=2, final_epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield Found(study, folder / "out", run.search(study, out=folder / "out", **SETTINGS))
+
+
+@pytest.fixture
+def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
+
+    def no_program(*_: object) -> None:
+        raise NotImplementedError("left out")
+
+    monkeypatch.setattr(export, "_trace", no_program)
+    monkeypatch.setattr(run, "verify", lambda folders: {f.name: [] for f in folders})
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return write_study(tmp_path / "study.py")
+
+
+# --- the result and its files -------------------------------------------------------------------
+
+
+def test_the_front_ascends_in_both_and_is_smaller_than_the_dense_model(found: Found) -> None:
+    front = found.result.front
+    assert front
+    params, valid = [m.params for m in front], [m.valid for m in front]
+    assert params == sorted(set(params))
+    assert valid == sorted(set(valid))
+    assert max(params) < found.result.dense.params == 2426
+    assert found.result.dense.valid > 0.4  # chance is 0.1: there was something to keep
+    assert found.result.best().valid > 0.3
+
+
+def test_the_front_beats_every_other_trial(found: Found) -> None:
+    for trial in trials_of(found.out):
+        score = found.store.load_candidate(trial_name(trial.number)).score
+        assert any(m.params <= score.params and m.valid >= score.valid for m in found.result.front)
+
+
+def test_front_json_says_what_was_found(found: Found) -> None:
+    value = found.front_file()
+    assert value["format"] == 1
+    assert (value["study"], value["metric"], value["higher_is_better"]) == ("tiny", "accuracy", True)
+    assert value["seed"] == 0
+    assert value["trials"] == {"complete": BUDGET, "stopped": 0, "failed": 0}
+    assert [b["layer"] for b in value["blocked"]] == ["head"]
+    assert "output" in value["blocked"][0]["reason"]
+    assert value["versions"]["torch"] == torch.__version__
+    assert value["versions"]["autoprune"] == autoprune.__version__
+    assert value["dense"]["path"] == "dense"
+    for entry, model in zip(value["front"], found.result.front, strict=True):
+        assert {f: entry[f] for f in asdict(model)} == asdict(model)
+        assert entry["name"] == trial_name(entry["trial"])
+        assert entry["formats"] == ["safetensors", "pt2", "onnx"]
+        assert entry["problems"] == []
+        assert entry["verified"] is True
+        assert entry["path"] == f"front/{entry['name']}"
+        assert 0 <= entry["test"] <= 1
+        folder = found.out / entry["path"]
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics == {k: v for k, v in entry.items() if k != "path"}
+        assert sorted(p.name for p in folder.iterdir()) == sorted(
+            ["metrics.json", "model.onnx", "model.pt2", "model.safetensors", "plan.json"]
+        )
+    names = {m.name for m in found.result.front}
+    assert {p.name for p in (found.out / "front").iterdir()} == names
+    assert not (found.out / "front.new").exists()
+
+
+def test_the_folder_gives_the_same_result(found: Found) -> None:
+    again = open_result(found.out)
+    assert again.front == found.result.front
+    assert again.dense == found.result.dense
+    assert again.trials == found.result.trials
+
+
+CLEAN_RUN = """
+import json, sys
+sys.modules["autoprune"] = None
+try:
+    import autoprune
+except ImportError:
+    pass
+else:
+    raise SystemExit("autoprune could be imported")
+import numpy as np, onnxruntime, torch
+inputs = np.load("inputs.npy")
+counts = {}
+for name, folder in json.loads(sys.argv[1]).items():
+    program = torch.export.load(f"{folder}/model.pt2")
+    counts[name] = sum(p.numel() for p in program.parameters())
+    with torch.no_grad():
+        np.save(f"{name}.pt2.npy", program.module()(torch.from_numpy(inputs)).numpy())
+    session = onnxruntime.InferenceSession(f"{folder}/model.onnx")
+    (output,) = session.run(None, {session.get_inputs()[0].name: inputs})
+    np.save(f"{name}.onnx.npy", output)
+print(json.dumps(counts))
+"""
+
+
+@dataclass(frozen=True)
+class CleanRun:
+    """What the exported programs answered in a process that cannot import autoprune."""
+
+    inputs: torch.Tensor
+    params: dict[str, int]
+    answers: dict[tuple[str, str], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def clean_run(found: Found, tmp_path_factory: pytest.TempPathFactory) -> CleanRun:
+    folder = tmp_path_factory.mktemp("elsewhere")
+    inputs = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    np.save(folder / "inputs.npy", inputs.numpy())
+    models = {m.name: str(found.out / m.path) for m in found.result.front}
+    process = subprocess.run(
+        [sys.executable, "-I", "-W", "ignore", "-c", CLEAN_RUN, json.dumps(models)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    answers = {
+        (name, kind): np.load(folder / f"{name}.{kind}.npy")
+        for name in models
+        for kind in ("pt2", "onnx")
+    }
+    return CleanRun(inputs, json.loads(process.stdout), answers)
+
+
+def test_exported_programs_answer_as_the_model_at_another_batch_size(
+    found: Found, clean_run: CleanRun
+) -> None:
+    for entry in found.result.front:
+        model = found.result.load(entry.name)
+        assert not model.training
+        with torch.no_grad():
+            expected = model(clean_run.inputs).numpy()
+        assert expected.std() > 0
+        for kind in ("pt2", "onnx"):
+            np.testing.assert_allclose(
+                clean_run.answers[entry.name, kind], expected, rtol=0, atol=1e-4
+            )
+
+
+def test_all_that_count_parameters_agree(found: Found, clean_run: CleanRun) -> None:
+    from safetensors.torch import load_file
+
+    study = load_study(found.study)
+    cost = CostModel(found.store.load_grouping())
+    trained = [name for name, _ in study.build().named_parameters()]
+    for entry in found.result.front:
+        folder = found.out / entry.path
+        tensors = load_file(folder / "model.safetensors")
+        plan = json.loads((folder / "plan.json").read_text())
+        assert sum(tensors[name].numel() for name in trained) == entry.params
+        assert sum(p.numel() for p in found.result.load(entry.name).parameters()) == entry.params
+        assert clean_run.params[entry.name] == entry.params
+        assert plan["params"] == entry.params
+        assert cost.params(plan["widths"]) == entry.params
+        assert cost.macs(plan["widths"]) == entry.macs
+
+
+# --- loading an export --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exported(found: Found, tmp_path: Path) -> Path:
+    """A copy of an exported model's folder, to be tampered with."""
+    return shutil.copytree(found.out / found.result.front[-1].path, tmp_path / "exported")
+
+
+@pytest.fixture
+def net(found: Found) -> nn.Module:
+    return load_study(found.study).build()
+
+
+def test_an_export_loads_into_its_own_class(found: Found, exported: Path, net: nn.Module) -> None:
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    small = autoprune.load(exported, model=net)
+    assert type(small) is type(net)
+    x = torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), found.result.load(found.result.front[-1].name)(x))
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_an_altered_safetensors_is_refused(exported: Path, net: nn.Module) -> None:
+    file = exported / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(AutopruneError, match=r"model\.safetensors.*altered"):
+        autoprune.load(exported, model=net)
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda plan: plan | {"params": plan["params"] + 1},
+        lambda plan: plan | {"sha256": "0" * 64},
+        lambda plan: plan | {"widths": {name: w + 1 for name, w in plan["widths"].items()}},
+        lambda plan: {k: v for k, v in plan.items() if k != "sha256"},
+        lambda plan: "nothing like a plan",
+    ],
+    ids=["params", "checksum", "widths", "no checksum", "no plan"],
+)
+def test_an_altered_plan_is_refused(
+    exported: Path, net: nn.Module, alter: Callable[[dict[str, Any]], object]
+) -> None:
+    file = exported / "plan.json"
+    file.write_text(json.dumps(alter(json.loads(file.read_text()))))
+    with pytest.raises(AutopruneError):
+        autoprune.load(exported, model=net)
+
+
+def test_a_torn_plan_and_a_missing_folder_are_refused(exported: Path, net: nn.Module) -> None:
+    file = exported / "plan.json"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(AutopruneError, match=r"plan\.json.*cut short"):
+        autoprune.load(exported, model=net)
+    with pytest.raises(AutopruneError, match="nowhere"):
+        autoprune.load(exported / "nowhere", model=net)
+
+
+def test_another_models_class_is_refused(exported: Path, net: nn.Module) -> None:
+    with pytest.raises(AutopruneError, match="right model"):
+        autoprune.load(exported, model=nn.Linear(64, 10))
+    net.conv1 = nn.Conv2d(1, 1, 3, padding=1, bias=False)  # too narrow for what was exported
+    with pytest.raises(AutopruneError, match=r"conv1\.weight.*right model"):
+        autoprune.load(exported, model=net)
+
+
+# --- MLflow -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What MLflow holds of a search."""
+
+    client: MlflowClient
+    experiment: str
+    parents: list[Run]
+    children: dict[str, Run]
+    """By the tag `autoprune.trial`."""
+
+    @classmethod
+    def of(cls, out: Path) -> Recorded:
+        client = MlflowClient(tracking_uri=f"sqlite:///{out}/mlflow.db")
+        experiment = client.get_experiment_by_name("autoprune").experiment_id
+        runs = list(client.search_runs([experiment]))
+        children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+        return cls(
+            client,
+            experiment,
+            [r for r in runs if r not in children],
+            {r.data.tags["autoprune.trial"]: r for r in children},
+        )
+
+    def on_front(self) -> set[str]:
+        """Return which trials' runs say that they are on the front."""
+        runs = self.children.items()
+        return {name.removesuffix("-final") for name, r in runs if r.data.tags["front"] == "true"}
+
+
+@pytest.fixture(scope="module")
+def recorded(found: Found) -> Recorded:
+    return Recorded.of(found.out)
+
+
+def test_one_parent_run_holds_the_front_and_the_settings(found: Found, recorded: Recorded) -> None:
+    (parent,) = recorded.parents
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == "tiny"
+    assert parent.data.params["study"] == "tiny"
+    assert parent.data.params["sampler"] == "pruning"
+    assert parent.data.tags["seed"] == "0"
+    assert parent.data.metrics["front_size"] == len(found.result.front)
+    assert parent.data.metrics["trials_complete"] == BUDGET
+    artifacts = {a.path for a in recorded.client.list_artifacts(parent.info.run_id)}
+    assert {"front.json", "front.png", "front.html"} <= artifacts
+    for child in recorded.children.values():
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def test_every_trial_is_a_run_with_its_parameters_and_curve(
+    found: Found, recorded: Recorded, tmp_path: Path
+) -> None:
+    names = {trial_name(t.number) for t in trials_of(found.out)}
+    assert len(names) == BUDGET
+    assert names == {name for name in recorded.children if not name.endswith("-final")}
+    for trial in trials_of(found.out):
+        name = trial_name(trial.number)
+        ours = recorded.children[name]
+        candidate = found.store.load_candidate(name)
+        assert ours.info.status == "FINISHED"
+        assert ours.data.tags["state"] == "complete"
+        for key, value in trial.params.items():
+            assert ours.data.params[key] == str(value)
+        assert {k for k in ours.data.params if k.startswith("sparsity/")} == {
+            f"sparsity/{group}" for group in candidate.plan.widths
+        }
+        assert ours.data.params["parent"] == candidate.parent
+        assert ours.data.metrics["params"] == candidate.score.params
+        assert ours.data.metrics["macs"] == candidate.score.macs
+        history = recorded.client.get_metric_history(ours.info.run_id, "valid")
+        by_step = {point.step: point.value for point in history}
+        assert [by_step[step] for step in sorted(by_step)] == list(candidate.curve)
+        assert len(candidate.curve) == 3  # after the cut, and two epochs
+        assert candidate.curve[-1] == candidate.score.valid == ours.data.metrics["valid"]
+        artifacts = {a.path for a in recorded.client.list_artifacts(ours.info.run_id)}
+        assert {"plan.json", "sparsity.png"} <= artifacts
+        file = recorded.client.download_artifacts(ours.info.run_id, "plan.json", str(tmp_path))
+        assert Plan.from_json(json.loads(Path(file).read_text())) == candidate.plan
+
+
+def test_the_front_tag_is_on_the_front_alone(found: Found, recorded: Recorded) -> None:
+    assert recorded.on_front() == {m.name for m in found.result.front}
+    tagged = [r for r in recorded.children.values() if r.data.tags["front"] == "true"]
+    assert len(tagged) == len(found.result.front)
+    for child in tagged:
+        entry = next(
+            m for m in found.result.front if m.name == child.data.tags["autoprune.trial"][:4]
+        )
+        assert child.data.metrics["final_valid"] == entry.valid
+        assert child.data.metrics["test"] == entry.test
+        assert child.data.metrics["params"] == entry.params
+
+
+def test_logged_models_lie_in_the_folder_and_predict_the_same(
+    found: Found, recorded: Recorded
+) -> None:
+    import mlflow.pyfunc
+
+    by_run = {r.info.run_id: name for name, r in recorded.children.items()}
+    logged = recorded.client.search_logged_models([recorded.experiment])
+    names = {by_run[m.source_run_id].removesuffix("-final"): m for m in logged}
+    assert names.keys() == {m.name for m in found.result.front}
+    inputs = np.random.default_rng(0).random((5, 1, 8, 8), dtype=np.float32)
+    for name, model in names.items():
+        place = Path(model.artifact_location.removeprefix("file://"))
+        assert place.is_relative_to(found.out)
+        answer = mlflow.pyfunc.load_model(str(place)).predict(inputs)
+        with torch.no_grad():
+            expected = found.result.load(name)(torch.from_numpy(inputs))
+        np.testing.assert_allclose(np.asarray(answer), expected.numpy(), rtol=0, atol=1e-4)
+
+
+def test_nothing_is_written_outside_the_folder(found: Found, recorded: Recorded) -> None:
+    names = {p.name for p in found.study.parent.iterdir()} - {"__pycache__"}
+    assert names == {"study.py", "out"}
+
+
+# --- lineage ------------------------------------------------------------------------------------
+
+
+def test_children_keep_a_part_of_what_their_parents_kept(found: Found) -> None:
+    parents = []
+    channels = found.store.load_grouping().channels
+    for trial in trials_of(found.out):
+        candidate = found.store.load_candidate(trial_name(trial.number))
+        assert trial.user_attrs["parent"] == candidate.parent
+        parents.append(candidate.parent)
+        if candidate.parent == "dense":
+            above = {name: range(count) for name, count in channels.items()}
+        else:
+            above = found.store.load_candidate(candidate.parent).plan.kept
+        assert candidate.plan.kept.keys() == channels.keys()
+        for name, kept in candidate.plan.kept.items():
+            assert len(kept) == candidate.plan.widths[name]
+            assert set(kept) <= set(above[name])
+    assert parents[0] == "dense"
+    assert set(parents) != {"dense"}
+
+
+def test_final_models_are_the_front_trained_on(found: Found) -> None:
+    finals = trials_of(found.out, "tiny-final")
+    assert finals
+    for trial in finals:
+        origin = found.store.load_candidate(trial.user_attrs["parent"])
+        final = found.store.load_candidate(f"{origin.name}-final")
+        assert final.plan.kept == origin.plan.kept
+        assert final.plan.finetune.epochs == 1
+        assert final.epochs == origin.epochs + 1
+
+
+# --- again, and on ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def repeated(found: Found, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """The same search once more, in another folder, without MLflow."""
+    out = tmp_path_factory.mktemp("repeated") / "out"
+    return Found(
+        found.study, out, run.search(found.study, out=out, budget=BUDGET, **UNTRACKED)
+    )
+
+
+def outcome(trial: FrozenTrial) -> tuple[object, ...]:
+    attributes = {k: v for k, v in trial.user_attrs.items() if k != "seconds"}
+    return trial.number, trial.state, trial.params, trial.values, attributes
+
+
+def test_the_same_seed_gives_the_same_search(found: Found, repeated: Found) -> None:
+    ours = [outcome(t) for t in trials_of(found.out)]
+    assert [outcome(t) for t in trials_of(repeated.out)] == ours
+    assert repeated.result.front == found.result.front
+    assert len({str(t[2]) for t in ours}) == BUDGET
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_another_seed_gives_another_search(repeated: Found, tmp_path: Path) -> None:
+    run.search(repeated.study, out=tmp_path / "out", budget=1, seed=1, **UNTRACKED)
+    (trial,) = trials_of(tmp_path / "out")
+    assert trial.params != trials_of(repeated.out)[0].params
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_running_again_adds_nothing_and_a_higher_budget_goes_on(
+    repeated: Found, tmp_path: Path
+) -> None:
+    out = shutil.copytree(repeated.out, tmp_path / "out")
+    before = [outcome(t) for t in trials_of(out)]
+    finals = len(trials_of(out, "tiny-final"))
+    again = run.search(repeated.study, out=out, budget=BUDGET, **UNTRACKED)
+    assert [outcome(t) for t in trials_of(out)] == before
+    assert len(trials_of(out, "tiny-final")) == finals
+    assert again.front == repeated.result.front
+
+    more = run.search(repeated.study, out=out, budget=BUDGET + 2, **UNTRACKED)
+    after = [outcome(t) for t in trials_of(out)]
+    assert after[:BUDGET] == before
+    assert len(after) == BUDGET + 2
+    assert more.trials["complete"] == BUDGET + 2
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_search_that_goes_on_equals_one_that_never_stopped(study: Path, tmp_path: Path) -> None:
+    for budget in (2, 4):
+        run.search(study, out=tmp_path / "parts", budget=budget, sampler="random", **UNTRACKED)
+    trials = trials_of(tmp_path / "parts")
+    assert len(trials) == 4
+    assert len({str(t.params) for t in trials}) == 4
+
+
+class Notes(SilentReporter):
+    """Keeps what a search wants to stay on the screen."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_mlflow_follows_a_raised_budget(study: Path, tmp_path: Path) -> None:
+    fronts = []
+    for budget in (2, 6):
+        reporter = Notes()
+        result = run.search(
+            study, out=tmp_path / "out", budget=budget, workers=0, reporter=reporter
+        )
+        fronts.append({m.name for m in result.front})
+        assert not [note for note in reporter.notes if "MLflow" in note]
+    recorded = Recorded.of(tmp_path / "out")
+    (parent,) = recorded.parents
+    assert len(recorded.children) == 6
+    assert parent.data.metrics["trials_complete"] == 6
+    assert recorded.on_front() == fronts[1]
+    assert fronts[0] - fronts[1], "the case needs a model that left the front"
+
+
+def test_a_folder_has_one_driver_at_a_time(repeated: Found, tmp_path: Path) -> None:
+    out = shutil.copytree(repeated.out, tmp_path / "out")
+    with (
+        Store(out).locked(),
+        pytest.raises(AutopruneError, match="Only one search may write"),
+    ):
+        run.search(repeated.study, out=out, budget=BUDGET + 1, **UNTRACKED)
+    assert len(trials_of(out)) == BUDGET
+
+
+# --- objectives and samplers --------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_weighted_search_has_one_objective_and_a_front(study: Path, tmp_path: Path) -> None:
+    result = run.search(
+        study,
+        out=tmp_path / "out",
+        budget=4,
+        objective="weighted",
+        accuracy_weight=0.3,
+        **UNTRACKED,
+    )
+    assert result.front
+    for trial in trials_of(tmp_path / "out"):
+        score = Store(tmp_path / "out").load_candidate(trial_name(trial.number)).score
+        removed = 1 - score.params / result.dense.params
+        assert trial.values == [pytest.approx(0.3 * score.valid + 0.7 * removed)]
+
+
+@pytest.mark.usefixtures("quick_export")
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
+def test_every_sampler_of_optuna_searches(sampler: str, study: Path, tmp_path: Path) -> None:
+    result = run.search(study, out=tmp_path / "out", budget=3, sampler=sampler, **UNTRACKED)
+    trials = trials_of(tmp_path / "out")
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 3
+    assert len({str(t.params) for t in trials}) == 3
+    for trial in trials:
+        score = Store(tmp_path / "out").load_candidate(trial_name(trial.number)).score
+        assert trial.values == [score.valid, score.params]
+    assert result.front
+
+
+# --- early stop, with jobs that only pretend ----------------------------------------------------
+
+EPOCHS = 4
+
+
+class Pretender:
+    """An executor whose every job has the same validation curve."""
+
+    slots = 1
+
+    def __init__(self, cost: CostModel, curve: list[float]) -> None:
+        self.cost = cost
+        self.curve = curve
+        self.answers: list[bool] = []
+        self.arguments: dict[str, Any] = {}
+
+    def submit(self, job: str, function: object, **arguments: Any) -> None:
+        assert function is jobs.evaluate
+        self.arguments = arguments
+        self.answers = []
+
+    def next_event(self) -> Event:
+        name, plan = self.arguments["name"], self.arguments["plan"]
+        epoch = len(self.answers)
+        if self.answers and not self.answers[-1]:
+            return Done(job=name, value=None)
+        if epoch <= EPOCHS:
+            return Progress(job=name, value={"epoch": epoch, "valid": self.curve[epoch]})
+        value = {
+            "valid": self.curve[-1],
+            "params": self.cost.params(plan["widths"]),
+            "macs": 1,
+            "size_bytes": 1,
+            "seconds": {},
+            "plan": plan | {"kept": {n: list(range(w)) for n, w in plan["widths"].items()}},
+        }
+        return Done(job=name, value=value)
+
+    def answer(self, job: str, *, go_on: bool) -> None:
+        self.answers.append(go_on)
+
+    def close(self) -> None: ...
+
+
+class Listener(NullTracker):
+    """A tracker that keeps its records."""
+
+    def __init__(self) -> None:
+        self.records: list[TrialRecord] = []
+
+    def trial(self, record: TrialRecord) -> None:
+        self.records.append(record)
+
+
+@dataclass
+class Bench:
+    """A driver on pretended jobs, with two tiny candidates finished that score 0.9 throughout."""
+
+    driver: Driver
+    executor: Pretender
+    tracker: Listener
+    study: optuna.Study
+
+
+@pytest.fixture
+def bench(found: Found, tmp_path: Path) -> Callable[..., Bench]:
+    def make(curve: list[float], *, early_stop: bool = True) -> Bench:
+        grouping = found.store.load_grouping()
+        cost = CostModel(grouping)
+        executor, tracker = Pretender(cost, curve), Listener()
+        driver = Driver(
+            space=SearchSpace(
+                channels=grouping.channels, space=Space(epochs=EPOCHS), has_dropout=False
+            ),
+            cost=cost,
+            store=Store(tmp_path / "out"),
+            executor=executor,
+            tracker=tracker,
+            reporter=SilentReporter(),
+            dense=Dense(
+                score=Score(valid=0.9, params=2426, macs=1, size_bytes=1), sensitivity={}
+            ),
+            metric="accuracy",
+            higher_is_better=True,
+            seed=0,
+            values=lambda score: [score.valid, float(score.params)],
+            early_stop=early_stop,
+        )
+        widths = dict.fromkeys(grouping.channels, 1)
+        for number in (900, 901):
+            name = trial_name(number)
+            driver.candidates[name] = Candidate(
+                name=name,
+                trial=number,
+                plan=Plan(
+                    widths=widths, criterion="l2", finetune=FineTune(epochs=EPOCHS, lr=1e-3)
+                ),
+                score=Score(valid=0.9, params=cost.params(widths), macs=1, size_bytes=1),
+                parent="dense",
+                epochs=EPOCHS,
+                curve=(0.9,) * (EPOCHS + 1),
+            )
+        study = optuna.create_study(
+            directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0)
+        )
+        return Bench(driver, executor, tracker, study)
+
+    return make
+
+
+def test_a_dominated_trial_is_stopped_at_the_first_rung(bench: Callable[..., Bench]) -> None:
+    b = bench([0.1] * (EPOCHS + 1))
+    b.driver.search(b.study, budget=1, deadline=None)
+    (trial,) = b.study.trials
+    assert b.executor.answers == [True, True, False]
+    assert trial.state == TrialState.PRUNED
+    assert trial.user_attrs["curve"] == [0.1, 0.1, 0.1]
+    assert trial.intermediate_values == {}
+    assert trial_name(trial.number) not in b.driver.candidates
+    (record,) = b.tracker.records
+    assert record.state == "stopped"
+    assert record.metrics["valid"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("curve", "early_stop"),
+    [([0.1] * (EPOCHS + 1), False), ([0.1, 0.5, 0.91, 0.92, 0.93], True)],
+    ids=["not wanted", "not dominated"],
+)
+def test_other_trials_are_not_stopped(
+    bench: Callable[..., Bench], curve: list[float], early_stop: bool
+) -> None:
+    b = bench(curve, early_stop=early_stop)
+    b.driver.search(b.study, budget=1, deadline=None)
+    (trial,) = b.study.trials
+    assert b.executor.answers == [True] * (EPOCHS + 1)
+    assert trial.state == TrialState.COMPLETE
+    assert b.driver.candidates[trial_name(trial.number)].curve == tuple(curve)
+    assert b.tracker.records[0].state == "complete"
+
+
+# --- failing trials -----------------------------------------------------------------------------
+
+SICK = """\
+class Sick(SupervisedTask):
+    def step(self, model, batch):
+        loss, outputs = super().step(model, batch)
+        params = sum(p.numel() for p in model.parameters())
+        return loss * (float("nan") if params < {limit} else 1.0), outputs
+
+
+SupervisedTask = Sick
+"""
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_trial_with_a_nan_loss_fails_and_the_search_goes_on(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study.py", before=SICK.format(limit=200))
+    result = run.search(study, out=tmp_path / "out", budget=3, **UNTRACKED)
+    trials = trials_of(tmp_path / "out")
+    failed = [t for t in trials if t.state == TrialState.FAIL]
+    assert failed
+    for trial in failed:
+        assert "loss must stay finite" in trial.user_attrs["cause"]
+        assert "nan" in trial.user_attrs["cause"]
+        assert not Store(tmp_path / "out").has_candidate(trial_name(trial.number))
+    assert result.trials == {"complete": 3, "stopped": 0, "failed": len(failed)}
+    assert all(m.params >= 200 for m in result.front)
+
+
+def test_five_failures_in_a_row_end_the_search(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study.py", before=SICK.format(limit=2000))
+    with pytest.raises(AutopruneError, match=r"5 trials in a row failed.*finite"):
+        run.search(study, out=tmp_path / "out", budget=20, **UNTRACKED)
+    assert [t.state for t in trials_of(tmp_path / "out")] == [TrialState.FAIL] * 5
+    assert not (tmp_path / "out" / "front.json").exists()
+
+
+# --- the result as a value ----------------------------------------------------------------------
+
+
+def made(*, higher_is_better: bool = True) -> SearchResult:
+    sign = 1 if higher_is_better else -1
+    models = [
+        Model(
+            name=name,
+            trial=number,
+            params=params,
+            macs=params,
+            size_bytes=4 * params,
+            valid=sign * valid,
+            test=None,
+            path=f"front/{name}",
+        )
+        for number, (name, params, valid) in enumerate(
+            [("t001", 100, 0.5), ("t002", 200, 0.75), ("t003", 400, 0.875), ("dense", 800, 0.9)]
+        )
+    ]
+    return SearchResult(
+        out=Path("out"),
+        study="made",
+        metric="score",
+        higher_is_better=higher_is_better,
+        dense=models[-1],
+        front=tuple(models[:-1]),
+        trials={"complete": 3},
+    )
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_best_and_within_keep_to_the_limits(higher_is_better: bool) -> None:
+    result, sign = made(higher_is_better=higher_is_better), 1 if higher_is_better else -1
+    assert result.best().name == "t003"
+    assert result.best(max_params=399).name == "t002"
+    assert result.best(max_params=200).name == "t002"
+    assert result.best(min_accuracy=sign * 0.6).name == "t002"
+    assert result.best(min_accuracy=sign * 0.75).name == "t002"
+    assert [m.name for m in result.within(max_params=200)] == ["t001", "t002"]
+    assert [m.name for m in result.within(min_accuracy=sign * 0.75)] == ["t002", "t003"]
+    assert [m.name for m in result.within(max_params=200, min_accuracy=sign * 0.6)] == ["t002"]
+    assert result.within(max_params=99) == ()
+
+
+def test_best_names_the_nearest_when_nothing_is_within() -> None:
+    with pytest.raises(AutopruneError, match=r"at most 99 parameters.*smallest is t001 \(100 "):
+        made().best(max_params=99)
+    with pytest.raises(AutopruneError, match=r"score at least 0\.95.*best t003 \(400, 0\.8750\)"):
+        made().best(min_accuracy=0.95)
+    with pytest.raises(AutopruneError, match=r"score at most -0\.95"):
+        made(higher_is_better=False).best(min_accuracy=-0.95)
+
+
+def test_a_result_as_a_table(found: Found) -> None:
+    table = found.result.to_dataframe()
+    assert list(table["name"]) == ["dense", *(m.name for m in found.result.front)]
+    assert list(table["params"]) == [2426, *(m.params for m in found.result.front)]
+    assert {"macs", "size_bytes", "valid", "test", "path"} <= set(table.columns)
+
+
+def test_only_models_on_the_front_can_be_loaded(found: Found) -> None:
+    with pytest.raises(AutopruneError, match=found.result.front[0].name):
+        found.result.load("t999")
+    with pytest.raises(AutopruneError, match="`model`"):
+        open_result(found.out).load(found.result.front[0].name)
