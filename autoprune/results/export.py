@@ -32,7 +32,7 @@ from autoprune.pruning.forward import (
 )
 from autoprune.pruning.plan import Plan
 from autoprune.pruning.weights import load_tensors, save_model, save_tensors
-from autoprune.results.load import PLAN, WEIGHTS
+from autoprune.results.load import PLAN, WEIGHTS, checksum
 
 PROGRAM, ONNX, METRICS = "model.pt2", "model.onnx", "metrics.json"
 TOLERANCE = 1e-4
@@ -66,7 +66,8 @@ def export_model(
     model = model.cpu().eval()
     digest = save_model(folder / WEIGHTS, model)
     params = count_params(model)
-    write_json(folder / PLAN, {**about, "params": params, "sha256": digest, **plan.to_json()})
+    content = {**about, "params": params, "sha256": digest, **plan.to_json()}
+    write_json(folder / PLAN, {**content, "checksum": checksum(content)})
     example = map_tensors(lambda t: t.detach().cpu(), example)
     formats, problems = ["safetensors"], []
     program, dynamic = None, False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +47,21 @@ def load(folder: str | Path, *, model: nn.Module) -> nn.Module:
     if not folder.is_dir():
         raise AutopruneError(f"`folder` must be an exported model's folder, but {folder} is none.")
     plan = read_json(folder / PLAN)
-    if not isinstance(plan, dict) or not {"params", "sha256"} <= set(plan):
+    if not isinstance(plan, dict) or plan.get("checksum") != checksum(plan):
         raise AutopruneError(
-            f"{folder / PLAN} must be what autoprune exported, with `params` and `sha256`, "
-            f"but lacks them. Was it altered?"
+            f"{folder / PLAN} must be as autoprune exported it, but its checksum does not fit "
+            f"its content: it was altered. Export it again."
         )
     state = load_tensors(folder / WEIGHTS, sha256=plan["sha256"])
     small = load_state(model, state).eval()
     _check_count(small, plan["params"])
     return small
+
+
+def checksum(plan: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of an exported plan's content, its ``checksum`` left out."""
+    content = {key: value for key, value in plan.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _check_count(model: nn.Module, expected: Any) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from autoprune.errors import first_line
+from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.files import write_json
 
 State = Literal["complete", "stopped", "failed"]
@@ -235,11 +235,17 @@ class _Mlflow:
                 self._client.set_tag(run_before.info.run_id, "front", "false")
         for model in models:
             run = self._runs[model.key]
-            self._client.set_tag(run, "front", "true")
-            self._log(run, params={}, metrics=model.metrics, curves={}, tags={})
-            self._log_model(run, model)
+            self._log(run, params={}, metrics=model.metrics, curves={}, tags={"front": "true"})
         for file in files:
             self._client.log_artifact(self._runs[""], str(file))
+        problems = []
+        for model in models:
+            try:
+                self._log_model(self._runs[model.key], model)
+            except Exception as error:  # the other models must not suffer for it
+                problems.append(f"the model of {model.key}: {first_line(error)}")
+        if problems:
+            raise AutopruneError("; ".join(problems))
 
     def finish(self, metrics: Mapping[str, float], status: str) -> None:
         self._log(self._runs[""], params={}, metrics=metrics, curves={}, tags={})
