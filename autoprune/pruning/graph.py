@@ -23,16 +23,11 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.cost import weight_positions
-from autoprune.pruning.cut import cut
 from autoprune.pruning.forward import call, map_tensors, randomised, tensors_of
 from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, Slice
+from autoprune.pruning.proof import UnprunableError, prove
 
 Role = Literal["out", "in"]
-RELATIVE_TOLERANCE = 1e-4
-
-
-class _UnprunableError(Exception):
-    """A traced group cannot be used; the message is the reason that users read."""
 
 
 def find_groups(model: nn.Module, example: Any, *, keep: Sequence[str] = ()) -> Grouping:
@@ -71,11 +66,11 @@ def find_groups(model: nn.Module, example: Any, *, keep: Sequence[str] = ()) -> 
         try:
             pattern = next((kept_layers[n] for n in traced.layers if n in kept_layers), None)
             if pattern is not None:
-                raise _UnprunableError(f"kept by {pattern!r}")
+                raise UnprunableError(f"kept by {pattern!r}")
             group = traced.as_group(model)
-            _prove(model, group, probe)
+            prove(model, group, probe)
             groups.append(group)
-        except _UnprunableError as error:
+        except UnprunableError as error:
             for layer in traced.layers:
                 reasons.setdefault(layer, str(error))
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
@@ -158,14 +153,14 @@ class _Traced:
 
     def as_group(self, model: nn.Module) -> ChannelGroup:
         if self.channels < 2:
-            raise _UnprunableError("it has a single channel")
+            raise UnprunableError("it has a single channel")
         tied = _tied_tensors(model)
         slices: list[Slice] = []
         for member in self.members:
             index = _index_table(member, self.channels)
             for tensor, dim in _tensor_dims(member):
                 if tensor in tied:
-                    raise _UnprunableError(f"{tensor!r} is tied to {tied[tensor]!r}")
+                    raise UnprunableError(f"{tensor!r} is tied to {tied[tensor]!r}")
                 slices.append(Slice(tensor=tensor, dim=dim, role=member.role, index=index))
         roots = [m.name for m in self.members if _is_root(m)]
         order = [name for name, _ in model.named_modules() if name in roots]
@@ -219,7 +214,7 @@ def _index_table(member: _Member, channels: int) -> np.ndarray[Any, np.dtype[np.
     for entry, channel in zip(member.entries, member.channels, strict=True):
         rows[channel].append(entry)
     if len({len(row) for row in rows}) != 1 or len(set(member.entries)) != len(member.entries):
-        raise _UnprunableError(f"its channels do not map evenly onto {member.name!r}")
+        raise UnprunableError(f"its channels do not map evenly onto {member.name!r}")
     return np.array([sorted(row) for row in rows], dtype=np.int64)
 
 
@@ -241,7 +236,7 @@ def _tensor_dims(member: _Member) -> Iterator[tuple[str, int]]:
         return
     problem = _unsupported(module)
     if problem:
-        raise _UnprunableError(f"{name!r} is {problem}")
+        raise UnprunableError(f"{name!r} is {problem}")
     prefix = f"{name}." if name else ""
     for tensor, dim in _layer_dims(module, member.role):
         if getattr(module, tensor) is not None:
@@ -279,64 +274,6 @@ def _layer_dims(module: nn.Module, role: Role) -> list[tuple[str, int]]:
     if isinstance(module, nn.PReLU) and module.num_parameters > 1:
         return [("weight", 0)]
     return []
-
-
-# --- proof --------------------------------------------------------------------------------------
-
-
-def _prove(model: nn.Module, group: ChannelGroup, probe: Any) -> None:
-    """Cut every second channel of `group` and compare with a copy whose readers ignore them.
-
-    Only where a normalisation over the channels themselves (LayerNorm, GroupNorm) must change its
-    statistics are the outputs compared by shape alone.
-    """
-    staying = range(0, group.channels, 2)
-    alone = Grouping(groups=(group,), blocked=(), shapes={}, positions={})
-    try:
-        smaller = _outputs(cut(model, alone, {group.name: list(staying)}), probe)
-    except Exception as error:
-        raise _UnprunableError(
-            f"the model does not run without them ({first_line(error)})"
-        ) from error
-    dense = _outputs(_deafened(model, group, range(1, group.channels, 2)), probe)
-    if [t.shape for t in smaller] != [t.shape for t in dense]:
-        raise _UnprunableError("its outputs are the model's outputs")
-    if _renormalises(model, group):
-        return
-    for small, large in zip(smaller, dense, strict=True):
-        scale = max(float(large.abs().max()), 1.0) if large.numel() else 1.0
-        if not torch.allclose(small, large, rtol=0, atol=RELATIVE_TOLERANCE * scale):
-            raise _UnprunableError(
-                "an operation mixes its channels (softmax, mean or reshape across them), "
-                "so that cutting is not the same as ignoring them"
-            )
-
-
-def _outputs(model: nn.Module, probe: Any) -> list[Tensor]:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return [t.float() for t in tensors_of(call(model, probe))]
-
-
-def _deafened(model: nn.Module, group: ChannelGroup, channels: Sequence[int]) -> nn.Module:
-    """Copy `model` with the weights that read `channels` set to zero."""
-    deaf = copy.deepcopy(model)
-    tensors = dict(deaf.named_parameters())
-    with torch.no_grad():
-        for piece in group.slices:
-            if piece.role == "in":
-                index = torch.from_numpy(piece.entries(channels))
-                tensors[piece.tensor].index_fill_(piece.dim, index, 0.0)
-    return deaf
-
-
-def _renormalises(model: nn.Module, group: ChannelGroup) -> bool:
-    owners = {piece.tensor.rpartition(".")[0] for piece in group.slices}
-    layers = [m for name, m in model.named_modules() if name in owners]
-    return any(
-        isinstance(m, nn.LayerNorm) or (isinstance(m, nn.GroupNorm) and m.num_groups == 1)
-        for m in layers
-    )
 
 
 def _blocked_layers(

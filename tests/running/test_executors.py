@@ -1,0 +1,300 @@
+"""What the driver may rely on, whichever executor runs its jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from autoprune.errors import AutopruneError
+from autoprune.running.executor import (
+    Done,
+    Event,
+    Executor,
+    Failed,
+    Opening,
+    Progress,
+    reference,
+    resolve,
+)
+from autoprune.running.inline import InlineExecutor
+from autoprune.running.local import LocalExecutor
+
+Job = Generator[Any, bool, Any]
+ROOT = Path(__file__).parents[2]
+
+# --- jobs, at the top level so that a worker can import them ------------------------------------
+
+
+def open_context(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"word": spec["word"], "jobs": []}
+
+
+def open_nothing(spec: dict[str, Any]) -> None:
+    raise AutopruneError(f"There is no {spec['word']}.")
+
+
+def count(context: dict[str, Any], *, up_to: int) -> Job:
+    heard = []
+    for number in range(1, up_to + 1):
+        heard.append((yield {"number": number}))
+        if not heard[-1]:
+            break
+    return {"heard": heard}
+
+
+def remember(context: dict[str, Any], *, name: str) -> Job:
+    context["jobs"].append(name)
+    yield {}
+    return {"word": context["word"], "jobs": tuple(context["jobs"])}
+
+
+def fail(context: dict[str, Any], *, fixable: bool, after: int = 0) -> Job:
+    for number in range(after):
+        yield number
+    raise AutopruneError("Give it a bone.") if fixable else ValueError("bad dog\nvery bad")
+    yield
+
+
+def end_itself(context: dict[str, Any]) -> Job:
+    yield os.getpid()
+    print("famous last words", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def meet(context: dict[str, Any], *, folder: str, me: str, other: str) -> Job:
+    """Wait for a job that runs at the same time."""
+    yield {}
+    (Path(folder) / me).touch()
+    deadline = time.monotonic() + 20
+    while not (Path(folder) / other).exists():
+        if time.monotonic() > deadline:
+            return {"met": False}
+        time.sleep(0.01)
+    return {"met": True}
+
+
+def sleep(context: dict[str, Any], *, seconds: float) -> Job:
+    yield os.getpid()
+    time.sleep(seconds)
+    return {}
+
+
+# --- the contract -------------------------------------------------------------------------------
+
+Make = Callable[..., Executor]
+
+
+@pytest.fixture
+def make_local(tmp_path: Path) -> Iterator[Make]:
+    made: list[Executor] = []
+
+    def make(opening: Callable[..., object] = open_context, workers: int = 1) -> Executor:
+        executor = LocalExecutor(
+            Opening(function=reference(opening), spec={"word": "bone"}),
+            workers=workers,
+            log_folder=tmp_path / "logs",
+        )
+        made.append(executor)
+        return executor
+
+    yield make
+    for executor in made:
+        executor.close()
+
+
+@pytest.fixture(params=["inline", "local"])
+def make(request: pytest.FixtureRequest, make_local: Make) -> Make:
+    if request.param == "local":
+        return make_local
+    return lambda opening=open_context: InlineExecutor(
+        Opening(function=reference(opening), spec={"word": "bone"})
+    )
+
+
+def finish(executor: Executor, *, go_on: Callable[[Any], bool] = lambda value: True) -> list[Event]:
+    """Answer a job until it ends; return its events."""
+    events = [executor.next_event()]
+    while isinstance(events[-1], Progress):
+        executor.answer(events[-1].job, go_on=go_on(events[-1].value))
+        events.append(executor.next_event())
+    return events
+
+
+def test_progress_comes_in_order_and_then_the_result(make: Make) -> None:
+    executor = make()
+    executor.submit("a", count, up_to=3)
+    assert finish(executor) == [
+        *[Progress(job="a", value={"number": n}) for n in (1, 2, 3)],
+        Done(job="a", value={"heard": [True, True, True]}),
+    ]
+
+
+def test_a_job_hears_that_it_should_stop(make: Make) -> None:
+    executor = make()
+    executor.submit("a", count, up_to=9)
+    events = finish(executor, go_on=lambda value: value["number"] < 2)
+    assert events[-1] == Done(job="a", value={"heard": [True, False]})
+    executor.submit("b", count, up_to=1)  # and the next one starts afresh
+    assert finish(executor)[-1] == Done(job="b", value={"heard": [True]})
+
+
+def test_the_context_is_opened_once_and_values_are_what_json_makes_of_them(make: Make) -> None:
+    executor = make()
+    for name, expected in (("a", ["a"]), ("b", ["a", "b"])):
+        executor.submit(name, remember, name=name)
+        assert finish(executor)[-1] == Done(job=name, value={"word": "bone", "jobs": expected})
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_failing_job_says_why_and_whether_it_can_be_mended(make: Make, after: int) -> None:
+    executor = make()
+    executor.submit("ours", fail, fixable=True, after=after)
+    *progress, ours = finish(executor)
+    assert len(progress) == after
+    assert isinstance(ours, Failed)
+    assert (ours.job, ours.cause, ours.fixable) == ("ours", "Give it a bone.", True)
+    executor.submit("theirs", fail, fixable=False, after=after)
+    theirs = finish(executor)[-1]
+    assert isinstance(theirs, Failed)
+    assert (theirs.cause, theirs.fixable) == ("ValueError: bad dog", False)
+    assert "Traceback" in theirs.detail
+    assert "in fail" in theirs.detail
+    executor.submit("next", count, up_to=1)
+    assert isinstance(finish(executor)[-1], Done)
+
+
+def test_a_context_that_cannot_be_opened_fails_its_job(make: Make) -> None:
+    executor = make(open_nothing)
+    executor.submit("a", count, up_to=1)
+    (event,) = finish(executor)
+    assert isinstance(event, Failed)
+    assert (event.cause, event.fixable) == ("There is no bone.", True)
+
+
+def test_a_reference_finds_its_function_again() -> None:
+    assert resolve(reference(count)) is count
+
+
+# --- worker processes ---------------------------------------------------------------------------
+
+
+def worker_processes() -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if any("autoprune.running.worker" in word for word in child.cmdline())
+    ]
+
+
+def test_a_dead_process_ends_its_own_job_alone(make_local: Make, tmp_path: Path) -> None:
+    executor = make_local(workers=2)
+    executor.submit("steady", sleep, seconds=0.0)
+    steady = executor.next_event()
+    executor.submit("dying", end_itself)
+    dying = executor.next_event()
+    assert isinstance(steady, Progress)
+    assert isinstance(dying, Progress)
+    assert dying.job == "dying"
+    assert len({steady.value, dying.value, os.getpid()}) == 3
+    executor.answer("dying", go_on=True)
+    failed = executor.next_event()
+    assert isinstance(failed, Failed)
+    assert failed.job == "dying"
+    assert "signal 9" in failed.cause
+    assert str(tmp_path / "logs") in failed.cause
+    assert "famous last words" in failed.detail
+    assert not failed.fixable
+    executor.answer("steady", go_on=True)
+    assert executor.next_event() == Done(job="steady", value={})
+    for name in ("next", "after"):
+        executor.submit(name, count, up_to=1)
+        assert isinstance(finish(executor)[-1], Done)
+
+
+def test_two_workers_work_at_the_same_time(make_local: Make, tmp_path: Path) -> None:
+    executor = make_local(workers=2)
+    assert executor.slots == 2
+    executor.submit("a", meet, folder=str(tmp_path), me="a", other="b")
+    executor.submit("b", meet, folder=str(tmp_path), me="b", other="a")
+    done: dict[str, Any] = {}
+    while len(done) < 2:
+        event = executor.next_event()
+        if isinstance(event, Progress):
+            executor.answer(event.job, go_on=True)
+        else:
+            assert isinstance(event, Done)
+            done[event.job] = event.value
+    assert done == {"a": {"met": True}, "b": {"met": True}}
+
+
+def test_close_leaves_no_process_idle_or_busy(make_local: Make) -> None:
+    executor = make_local(workers=2)
+    executor.submit("busy", sleep, seconds=60.0)
+    executor.next_event()
+    executor.answer("busy", go_on=True)
+    executor.submit("short", sleep, seconds=0.0)
+    executor.next_event()
+    executor.answer("short", go_on=True)
+    assert executor.next_event() == Done(job="short", value={})
+    assert len(worker_processes()) == 2
+    started = time.monotonic()
+    executor.close()
+    assert worker_processes() == []
+    assert time.monotonic() - started < 5
+
+
+DRIVER = """
+import sys
+sys.path[:0] = [{root!r}, {here!r}]
+import test_executors as jobs
+from pathlib import Path
+executor = jobs.LocalExecutor(
+    jobs.Opening(function="test_executors:open_context", spec={{"word": "bone"}}),
+    workers=2,
+    log_folder=Path({logs!r}),
+)
+executor.submit("busy", jobs.sleep, seconds=60.0)
+busy = executor.next_event().value
+executor.answer("busy", go_on=True)
+executor.submit("idle", jobs.sleep, seconds=0.0)
+idle = executor.next_event().value
+executor.answer("idle", go_on=True)
+executor.next_event()
+print(busy, idle, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_workers_do_not_outlive_a_killed_driver(tmp_path: Path) -> None:
+    script = DRIVER.format(
+        root=str(ROOT), here=str(Path(__file__).parent), logs=str(tmp_path / "logs")
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdout is not None
+        workers = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
+        assert len(workers) == 2
+        assert all(alive(worker) for worker in workers)
+        driver.kill()
+        driver.wait()
+        deadline = time.monotonic() + 3
+        while any(alive(worker) for worker in workers):
+            assert time.monotonic() < deadline, "a worker outlived its driver by 3 s"
+            time.sleep(0.05)
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

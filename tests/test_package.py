@@ -1,0 +1,148 @@
+"""The package as installed: quick to import, its command, a new study, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import environment, run_cli, start_cli, write_study
+
+import autoprune
+
+HEAVY = ("torch", "mlflow", "optuna", "sklearn", "pandas", "matplotlib", "rich.live")
+
+
+def python(code: str) -> str:
+    """Run code in a fresh interpreter and return what it prints."""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+@pytest.mark.parametrize("module", ["autoprune", "autoprune.cli"])
+def test_importing_it_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"
+    assert python(code) == "[]"
+
+
+def test_public_names_stay_what_they_are_whatever_was_imported_first() -> None:
+    code = (
+        "import types, autoprune, autoprune.run, autoprune.results.ui\n"
+        "from autoprune import PruningStudy, SupervisedTask\n"
+        "names = [n for n in autoprune.__all__ if not n.startswith('_')]\n"
+        "values = {n: getattr(autoprune, n) for n in names}\n"
+        "print([n for n, v in values.items() if isinstance(v, types.ModuleType)])\n"
+        "assert callable(autoprune.search) and len(names) > 10\n"
+    )
+    assert python(code) == "[]"
+    with pytest.raises(AttributeError, match="no attribute 'serch'"):
+        _ = autoprune.serch
+
+
+def test_version(tmp_path: Path) -> None:
+    run = run_cli("--version", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (0, f"{autoprune.__version__}\n")
+
+
+def test_without_a_command_it_shows_the_commands(tmp_path: Path) -> None:
+    run = run_cli("--help", cwd=tmp_path)
+    assert run.returncode == 0
+    for name in ("search", "front", "doctor", "new", "ui"):
+        assert name in run.stdout
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `new my_net.py` and a short search of it have been run."""
+    folder = tmp_path_factory.mktemp("started")
+    new = run_cli("new", "my_net.py", cwd=folder)
+    assert new.returncode == 0, new.stderr
+    assert "autoprune search my_net.py" in new.stdout
+    return folder
+
+
+def test_doctor_accepts_a_new_study(started: Path) -> None:
+    run = run_cli("doctor", "my_net.py", cwd=started)
+    assert run.returncode == 0, run.stderr
+    assert "my_net: 12,354 parameters" in run.stdout
+    report = json.loads(run_cli("doctor", "my_net.py", "--json", cwd=started).stdout)
+    assert [g["channels"] for g in report["groups"]] == [128, 64]
+    assert report["params"] == 30 * 128 + 128 + 128 * 64 + 64 + 64 * 2 + 2
+
+
+def test_a_new_study_is_searched_and_its_front_shown(started: Path) -> None:
+    run = run_cli(
+        "search", "my_net.py", "--budget", 2, "--workers", 0, "--tracking-uri", "none", cwd=started
+    )
+    assert run.returncode == 0, run.stderr
+    out = started / "autoprune-runs" / "my_net"
+    value = json.loads((out / "front.json").read_text())
+    assert value["trials"]["complete"] == 2
+    for model in value["front"]:
+        assert model["verified"]
+        assert f"{model['params']:,}" in run.stdout
+    shown = run_cli("front", "autoprune-runs/my_net", "--json", cwd=started)
+    assert shown.returncode == 0, shown.stderr
+    front = json.loads(shown.stdout)["front"]
+    assert [m["name"] for m in front] == [m["name"] for m in value["front"]]
+    smallest = min(m["params"] for m in front)
+    limited = run_cli("front", out, "--max-params", smallest, "--json", cwd=started)
+    assert [m["params"] for m in json.loads(limited.stdout)["front"]] == [smallest]
+
+
+SLOW = """\
+import time
+
+
+class Slow(SupervisedTask):
+    def step(self, model, batch):
+        time.sleep(0.05)
+        return super().step(model, batch)
+
+
+SupervisedTask = Slow
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_keeps_finished_trials_and_the_same_command_goes_on(
+    workers: int, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "study.py", before=SLOW, epochs=2)
+    command = ["search", "study.py", "--budget", 6, "--workers", workers]
+    command += ["--tracking-uri", "none", "--out", "out"]
+    candidates = tmp_path / "out" / "candidates"
+    with start_cli(*command, cwd=tmp_path) as search:
+        deadline = time.monotonic() + 60
+        # The second one's files are written after the study was told of the first one.
+        while len(list(candidates.glob("*/candidate.json"))) < 2:
+            assert search.poll() is None, search.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        search.send_signal(signal.SIGINT)
+        _, said = search.communicate(timeout=30)
+    assert search.returncode == 130, said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out" / "front.json").exists()
+    kept = {p: p.read_bytes() for p in candidates.glob("*/candidate.json")}
+
+    again = run_cli(*command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    trials = json.loads((tmp_path / "out" / "front.json").read_text())["trials"]
+    assert trials["complete"] == 6
+    assert 0 <= trials["failed"] <= max(workers, 1)
+    finished = {p.parent.name for p in candidates.glob("t*/candidate.json")}
+    assert len(finished) in (6, 7)  # one may have been written, and not yet told, when it stopped
+    assert all(path.read_bytes() == content for path, content in kept.items())

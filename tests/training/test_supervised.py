@@ -1,0 +1,267 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from autoprune import AutopruneError, SupervisedTask
+from autoprune.training.task import Task
+from nets import NETS
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+X = torch.arange(20.0).reshape(10, 2)
+Y = torch.arange(10) % 3
+
+
+class Items(Dataset[Any]):
+    """A data set that gives whatever `item` makes of a position."""
+
+    def __init__(self, item: Any) -> None:
+        self.item = item
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, i: int) -> Any:
+        return self.item(i)
+
+
+def task_of(source: Any, **settings: Any) -> SupervisedTask:
+    return SupervisedTask(train=source, valid=source, **settings)
+
+
+def all_of(task: SupervisedTask, seed: int | None = None) -> tuple[Tensor, Tensor]:
+    batches = list(task.batches("train", batch_size=4, seed=seed))
+    assert [len(b.targets) for b in batches] == [4, 4, 2]
+    assert len(task.batches("train", batch_size=4, seed=seed)) == 3
+    return torch.cat([b.inputs for b in batches]), torch.cat([b.targets for b in batches])
+
+
+SOURCES = {
+    "tensors": (X, Y),
+    "arrays": (X.double().numpy(), Y.numpy().astype(np.int32)),
+    "lists": (X.tolist(), Y.tolist()),
+    "tensor_dataset": TensorDataset(X, Y),
+    "dataset": Items(lambda i: (X[i], Y[i])),
+    "loader": DataLoader(TensorDataset(X, Y), batch_size=4),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_source_gives_the_same_batches(kind: str) -> None:
+    task = task_of(SOURCES[kind])
+    assert isinstance(task, Task)
+    x, y = all_of(task)
+    assert x.dtype == torch.float32
+    assert y.dtype == torch.int64
+    assert torch.equal(x, X)
+    assert torch.equal(y, Y)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "tensor_dataset", "dataset"])
+def test_a_seed_shuffles(kind: str) -> None:
+    task = task_of(SOURCES[kind])
+    x, y = all_of(task, seed=0)
+    assert not torch.equal(x, X)
+    assert torch.equal(x[x[:, 0].argsort()], X)
+    assert torch.equal(y, Y[(x[:, 0] / 2).long()])
+    assert torch.equal(all_of(task, seed=0)[0], x)
+    assert not torch.equal(all_of(task, seed=1)[0], x)
+
+
+def test_batches_in_memory_say_where_they_are_from() -> None:
+    for batch in task_of((X, Y)).batches("train", batch_size=3, seed=5):
+        assert torch.equal(batch.inputs, X[batch.index])
+    [batch] = task_of(SOURCES["dataset"]).batches("train", batch_size=10, seed=5)
+    assert batch.index is None
+
+
+def test_a_loader_keeps_its_batch_size() -> None:
+    task = task_of(DataLoader(TensorDataset(X, Y), batch_size=5))
+    assert task.fixed_batch_size == 5
+    assert len(task.batches("train", batch_size=2, seed=0)) == 2
+    assert task_of((X, Y)).fixed_batch_size is None
+
+
+@pytest.mark.parametrize("key", ["labels", "label", "targets", "target"])
+def test_dict_items_carry_their_targets(key: str) -> None:
+    task = task_of(Items(lambda i: {"x": X[i], key: Y[i], "mask": X[i, 0]}))
+    [batch] = task.batches("train", batch_size=10, seed=None)
+    assert batch.inputs.keys() == {"x", "mask"}
+    assert torch.equal(batch.inputs["x"], X)
+    assert torch.equal(batch.targets, Y)
+
+
+def test_long_items_have_several_inputs() -> None:
+    task = task_of(Items(lambda i: (X[i], X[i, 0], Y[i])))
+    [batch] = task.batches("train", batch_size=10, seed=None)
+    assert torch.equal(batch.inputs[1], X[:, 0])
+    assert torch.equal(batch.targets, Y)
+
+
+@pytest.mark.parametrize("name", ["two_inputs", "dict_input"])
+def test_nets_with_several_inputs_are_trained_and_judged(name: str) -> None:
+    factory, example = NETS[name]
+    model = factory()
+    inputs = {k: v.numpy() for k, v in example.items()} if name == "dict_input" else example
+    task = task_of((inputs, np.array([0, 2])))
+    [batch] = task.batches("train", batch_size=2, seed=0)
+    loss, outputs = task.step(model, batch)
+    assert torch.equal(loss, F.cross_entropy(outputs, batch.targets))
+    guesses = outputs.argmax(1)
+    assert task.evaluate(model, "valid") == float((guesses == batch.targets).float().mean())
+
+
+# --- bad data -----------------------------------------------------------------------------------
+
+
+def spoiled(value: float) -> Tensor:
+    x = X.clone()
+    x[3, 1] = x[7, 0] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ((X, Y[:7]), "train inputs and targets must have the same length, but have 7 and 10"),
+        (((X, X[:4]), Y), "same length, but have 4 and 10"),
+        ((X[:0], Y[:0]), "train data must not be empty"),
+        (Items(None), None),
+        ((spoiled(float("nan")), Y), "2 of its values are NaN or infinite"),
+        ((spoiled(float("inf")).numpy(), Y), "2 of its values are NaN or infinite"),
+        (({"a": X, "b": spoiled(float("nan"))}, Y), "must be finite"),
+        (7, "must be .inputs, targets., a Dataset or a DataLoader, but is a int"),
+        ([], "must not be empty"),
+    ],
+)
+def test_bad_data_are_refused(source: Any, message: str | None) -> None:
+    if message is None:
+        source.item = lambda i: 3.0
+        with pytest.raises(AutopruneError, match=r"must give \(inputs, targets\) or a dict"):
+            next(iter(task_of(DataLoader(source)).batches("train", batch_size=1, seed=0)))
+        return
+    with pytest.raises(AutopruneError, match=message):
+        SupervisedTask(train=source, valid=(X, Y))
+
+
+def test_every_split_is_checked() -> None:
+    for split in ("valid", "test"):
+        with pytest.raises(AutopruneError, match=f"The {split} data must be finite"):
+            SupervisedTask(**{"train": (X, Y), "valid": (X, Y), split: (spoiled(np.nan), Y)})
+
+
+def test_a_missing_test_split_is_named() -> None:
+    task = task_of((X, Y))
+    assert not task.has_test
+    with pytest.raises(AutopruneError, match="must have test data"):
+        task.evaluate(nn.Linear(2, 3), "test")
+    assert SupervisedTask(train=(X, Y), valid=(X, Y), test=(X, Y)).has_test
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(AutopruneError, match=r"Unknown loss 'mes'.*Did you mean 'mse'"):
+        task_of((X, Y), loss="mes")
+    with pytest.raises(AutopruneError, match=r"Unknown scorer 'f1_marco'.*Did you mean 'f1_macro'"):
+        task_of((X, Y), scorer="f1_marco")
+
+
+# --- losses and scores --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "function"),
+    [
+        ("mse", F.mse_loss),
+        ("l1", F.l1_loss),
+        ("bce_with_logits", F.binary_cross_entropy_with_logits),
+    ],
+)
+def test_flat_targets_fit_a_column_of_outputs(loss: str, function: Any) -> None:
+    model = nn.Linear(2, 1)
+    task = task_of((X, (Y > 0).long()), loss=loss)
+    [batch] = task.batches("train", batch_size=10, seed=None)
+    value, outputs = task.step(model, batch)
+    torch.testing.assert_close(value, function(outputs[:, 0], (Y > 0).float()))
+
+
+def test_class_probabilities_are_targets_too() -> None:
+    soft = F.one_hot(Y, 3) * 0.8 + 0.1
+    task = task_of((X, soft))
+    model = nn.Linear(2, 3)
+    [batch] = task.batches("train", batch_size=10, seed=None)
+    loss, outputs = task.step(model, batch)
+    torch.testing.assert_close(loss, -(soft * outputs.log_softmax(1)).sum(1).mean())
+    assert task.evaluate(model, "valid") == pytest.approx(
+        float((outputs.argmax(1) == Y).float().mean())
+    )
+
+
+def test_default_scorers() -> None:
+    named = {loss: task_of((X, X[:, 0]), loss=loss).metric for loss in ("mse", "l1")}
+    assert named == {"mse": "r2", "l1": "r2"}
+    assert task_of((X, Y)).metric == "accuracy"
+    assert task_of((X, Y > 0), loss="bce_with_logits").metric == "accuracy"
+
+
+def test_a_scorer_function_says_which_way_is_up() -> None:
+    def worst(outputs: Tensor, targets: Tensor) -> float:
+        return float((outputs[:, 0] - targets).abs().max())
+
+    model = nn.Linear(2, 1)
+    task = task_of((X, X[:, 0]), loss="mse", scorer=worst, higher_is_better=False)
+    assert (task.metric, task.higher_is_better) == ("worst", False)
+    expected = (model(X)[:, 0] - X[:, 0]).abs().max().item()
+    assert task.evaluate(model, "valid") == pytest.approx(expected)
+    assert task_of((X, Y), scorer=worst, metric="regret").metric == "regret"
+
+
+def test_a_named_scorer_is_always_high() -> None:
+    task = task_of((X, Y), scorer="neg_log_loss", higher_is_better=False)
+    assert task.higher_is_better
+
+
+def test_large_splits_are_judged_whole() -> None:
+    x = torch.randn(2_500, 2)
+    task = task_of((x, (x[:, 0] > 0).long()))
+    model = nn.Linear(2, 2)
+    expected = (model(x).argmax(1) == (x[:, 0] > 0)).float().mean()
+    assert task.evaluate(model, "valid") == pytest.approx(float(expected))
+
+
+def test_judging_turns_dropout_off() -> None:
+    model = nn.Sequential(nn.Dropout(0.9), nn.Linear(2, 3)).train()
+    task = task_of((X, Y), scorer=lambda outputs, _: float(outputs.sum()))
+    assert task.evaluate(model, "valid") == task.evaluate(model, "valid")
+
+
+# --- augmentation and distance ------------------------------------------------------------------
+
+
+def test_only_training_inputs_are_augmented() -> None:
+    task = task_of((X, Y), augment=lambda x: -x)
+    [batch] = task.batches("train", batch_size=10, seed=3)
+    [plain] = task_of((X, Y)).batches("train", batch_size=10, seed=3)
+    assert torch.equal(batch.inputs, -plain.inputs)
+    assert torch.equal(batch.targets, plain.targets)
+    assert batch.index is None  # the same position has other inputs next time
+    assert torch.equal(all_of(task)[0], X)
+    [valid] = task.batches("valid", batch_size=10, seed=3)
+    assert torch.equal(valid.inputs.sort(0).values, X)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_distance_is_softened_divergence(temperature: float) -> None:
+    student, teacher = torch.randn(5, 3), torch.randn(5, 3)
+    task = task_of((X, Y))
+    p, q = (teacher / temperature).softmax(1), (student / temperature).softmax(1)
+    expected = temperature**2 * (p * (p / q).log()).sum() / 5
+    torch.testing.assert_close(task.distance(student, teacher, temperature), expected)
+    assert float(task.distance(teacher, teacher, temperature)) == pytest.approx(0, abs=1e-6)
+
+
+def test_distance_of_numbers_is_squared() -> None:
+    task = task_of((X, X[:, 0]), loss="mse")
+    outputs, teacher = (torch.ones(4, 1), torch.zeros(2)), (torch.zeros(4, 1), torch.full((2,), 3))
+    assert float(task.distance(outputs, teacher, 2.0)) == 1.0 + 9.0
