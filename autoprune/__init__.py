@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from autoprune.version import VERSION
+
 if TYPE_CHECKING:
     from autoprune.errors import AutopruneError as AutopruneError
     from autoprune.pruning.criteria import criterion as criterion
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from autoprune.training.task import Batch as Batch
     from autoprune.training.task import Task as Task
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "AutopruneError": "autoprune.errors",

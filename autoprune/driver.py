@@ -7,31 +7,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from autoprune import jobs
 from autoprune.errors import AutopruneError
-from autoprune.progress import EndedTrial, Reporter, RunningTrial, Status
+from autoprune.progress import EndedTrial, Reporter, Stage, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import Plan
+from autoprune.results.records import State
 from autoprune.results.store import Store
-from autoprune.results.tracking import State, Tracker, TrialRecord
+from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
-from autoprune.searching.candidate import DENSE, Candidate, Score
+from autoprune.searching.candidate import DENSE, FINAL, Candidate, Score, trial_name
 from autoprune.searching.lineage import choose_parent
 from autoprune.searching.pareto import front_of
 from autoprune.searching.sampler import PARAMS, VALID
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.stopping import StoppingRule
+from autoprune.trialrun import TrialRun
 
 FAILURES_IN_A_ROW = 5
 """After so many, something is wrong with more than one plan."""
-FINAL = "-final"
-"""What a final-stage trial appends to its candidate's name."""
 Values = Callable[[Score], float | list[float]]
 """Turns a score into what Optuna is told."""
 
@@ -42,21 +42,6 @@ class Dense:
 
     score: Score
     sensitivity: Mapping[str, float]
-
-
-@dataclass
-class _Running:
-    trial: Trial
-    name: str
-    plan: Plan
-    parent: str
-    parent_epochs: int
-    params: int
-    may_stop: bool
-    started: float = field(default_factory=time.time)
-    curve: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    stopped: bool = False
 
 
 class Driver:
@@ -102,7 +87,7 @@ class Driver:
         self._early_stop = early_stop
         self._tags = dict(tags or {})
         self._rule = StoppingRule(higher_is_better=higher_is_better)
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, TrialRun] = {}
         self._failures = 0
 
     # --- the search -------------------------------------------------------------------------
@@ -128,7 +113,7 @@ class Driver:
         """
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         done = len(study.get_trials(deepcopy=False, states=states))
-        stage = _Stage("search", budget, done)
+        stage = Stage("search", budget, done)
         while True:
             while (
                 len(self._running) < self._executor.slots
@@ -144,13 +129,13 @@ class Driver:
                 done += 1
             self._report(stage, done, ended)
 
-    def _ask(self, study: optuna.Study) -> _Running:
+    def _ask(self, study: optuna.Study) -> TrialRun:
         trial = study.ask(self._space.distributions)
         plan = self._space.plan(trial.params)
         parent = choose_parent(
             self.candidates.values(), plan.widths, higher_is_better=self._higher_is_better
         )
-        return _Running(
+        return TrialRun(
             trial=trial,
             name=trial_name(trial.number),
             plan=plan,
@@ -176,7 +161,7 @@ class Driver:
                     self._space_params(candidate), user_attrs={"candidate": candidate.name}
                 )
         waiting = [c for c in front if not self._store.has_candidate(c.name + FINAL)]
-        stage, done = _Stage("final", len(waiting), 0), 0
+        stage, done = Stage("final", len(waiting), 0), 0
         while waiting or self._running:
             while waiting and len(self._running) < self._executor.slots:
                 waiting.pop(0)
@@ -197,10 +182,10 @@ class Driver:
         }
         return {name: known[name] for name in self._space.distributions}
 
-    def _ask_final(self, study: optuna.Study, epochs: int) -> _Running:
+    def _ask_final(self, study: optuna.Study, epochs: int) -> TrialRun:
         trial = study.ask(self._space.distributions)
         candidate = self.candidates[trial.user_attrs["candidate"]]
-        return _Running(
+        return TrialRun(
             trial=trial,
             name=candidate.name + FINAL,
             plan=replace(candidate.plan, finetune=replace(candidate.plan.finetune, epochs=epochs)),
@@ -221,7 +206,7 @@ class Driver:
 
     # --- one trial --------------------------------------------------------------------------
 
-    def _start(self, running: _Running) -> None:
+    def _start(self, running: TrialRun) -> None:
         self._running[running.name] = running
         running.trial.set_user_attr("parent", running.parent)
         self._executor.submit(
@@ -232,7 +217,7 @@ class Driver:
             parent=running.parent,
             seed=self._seed * 1_000_003
             + running.trial.number
-            + (500_000 if running.name.endswith(FINAL) else 0),
+            + (500_000 if running.is_final else 0),
         )
 
     def _handle(self, study: optuna.Study, event: Event) -> EndedTrial | None:
@@ -251,7 +236,7 @@ class Driver:
             else self._complete(study, running, event.value)
         )
 
-    def _hear(self, running: _Running, value: Mapping[str, Any]) -> None:
+    def _hear(self, running: TrialRun, value: Mapping[str, Any]) -> None:
         running.curve.append(value["valid"])
         if "loss" in value:
             running.losses.append(value["loss"])
@@ -264,7 +249,7 @@ class Driver:
         self._executor.answer(running.name, go_on=not running.stopped)
 
     def _complete(
-        self, study: optuna.Study, running: _Running, result: Mapping[str, Any]
+        self, study: optuna.Study, running: TrialRun, result: Mapping[str, Any]
     ) -> EndedTrial:
         score = Score(
             valid=result["valid"],
@@ -291,20 +276,20 @@ class Driver:
         ):
             running.trial.set_user_attr(key, value)
         study.tell(running.trial, self._values(score))
-        if not running.name.endswith(FINAL):
+        if not running.is_final:
             self.candidates[candidate.name] = candidate
         self._record(running, "complete", candidate)
-        return self._ended(running, "complete", score.valid)
+        return running.ended("complete")
 
-    def _stop(self, study: optuna.Study, running: _Running) -> EndedTrial:
+    def _stop(self, study: optuna.Study, running: TrialRun) -> EndedTrial:
         # Its curve goes into an attribute: TPE cannot read a pruned trial of several objectives
         # that carries intermediate values.
         running.trial.set_user_attr("curve", running.curve)
         study.tell(running.trial, state=TrialState.PRUNED)
         self._record(running, "stopped", None)
-        return self._ended(running, "stopped", running.curve[-1])
+        return running.ended("stopped")
 
-    def _fail(self, study: optuna.Study, running: _Running, cause: str) -> EndedTrial:
+    def _fail(self, study: optuna.Study, running: TrialRun, cause: str) -> EndedTrial:
         running.trial.set_user_attr("cause", cause)
         study.tell(running.trial, state=TrialState.FAIL)
         self._record(running, "failed", None, cause=cause)
@@ -314,7 +299,7 @@ class Driver:
                 f"{self._failures} trials in a row failed, so the search stops. "
                 f"The last one: {cause}"
             )
-        return self._ended(running, "failed", None, cause)
+        return running.ended("failed", cause)
 
     def park(self, study: optuna.Study) -> None:
         """Give up the trials under way, as when the user stops the search."""
@@ -327,64 +312,21 @@ class Driver:
     # --- telling ----------------------------------------------------------------------------
 
     def _record(
-        self, running: _Running, state: State, candidate: Candidate | None, *, cause: str = ""
+        self, run: TrialRun, state: State, candidate: Candidate | None, *, cause: str = ""
     ) -> None:
-        share = running.params / self._dense.score.params
-        metrics: dict[str, float] = {"params": running.params, "params_fraction": share}
-        plan = candidate.plan if candidate else running.plan
-        if candidate is not None:
-            metrics |= {
-                "macs": candidate.score.macs,
-                "size_bytes": candidate.score.size_bytes,
-            }
-        if running.curve:
-            metrics["valid"] = running.curve[-1]
-        now = time.time()
-        metrics["seconds"] = now - running.started
-        label = f"{running.curve[-1]:.3f}" if running.curve and state != "failed" else state
         self._tracker.trial(
-            TrialRecord(
-                key=running.name,
-                run_name=f"{running.name} {share:.1%} {label}",
-                state=state,
-                params={**running.trial.params, "parent": running.parent},
-                metrics=metrics,
-                curves={"valid": running.curve[:-1], "loss": running.losses},
-                tags=self._tags | ({"cause": cause} if cause else {}),
-                plan=plan.to_json(),
-                sparsity={
-                    name: 1 - width / self._space.channels[name]
-                    for name, width in plan.widths.items()
-                },
-                started=running.started,
-                ended=now,
+            run.record(
+                state,
+                candidate,
+                cause=cause,
+                channels=self._space.channels,
+                dense_params=self._dense.score.params,
+                tags=self._tags,
             )
         )
 
-    def _ended(
-        self, running: _Running, state: State, valid: float | None, cause: str = ""
-    ) -> EndedTrial:
-        return EndedTrial(
-            name=running.name,
-            state=state,
-            params=running.params,
-            valid=valid,
-            parent=running.parent,
-            criterion=running.plan.criterion,
-            cause=cause,
-        )
-
-    def _report(self, stage: _Stage, done: int, ended: EndedTrial | None = None) -> None:
-        running = [
-            RunningTrial(
-                name=r.name,
-                params=r.params,
-                epoch=max(len(r.curve) - 1, 0),
-                epochs=r.plan.finetune.epochs,
-                valid=r.curve[-1] if r.curve else None,
-            )
-            for r in self._running.values()
-        ]
+    def _report(self, stage: Stage, done: int, ended: EndedTrial | None = None) -> None:
+        running = [run.standing() for run in self._running.values()]
         partly = sum(r.epoch / r.epochs for r in running)
         front = front_of(self.candidates.values(), higher_is_better=self._higher_is_better)
         self._reporter.update(
@@ -409,29 +351,3 @@ def _clear_queue(study: optuna.Study) -> None:
         study.tell(frozen.number, state=TrialState.FAIL)
     while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         study.tell(study.ask(), state=TrialState.FAIL)
-
-
-class _Stage:
-    """A stage's length and pace."""
-
-    def __init__(self, name: str, total: int, done_before: int) -> None:
-        self.name = name
-        self.total = total
-        self._before = done_before
-        self._started = time.monotonic()
-
-    def eta(self, done: float) -> float | None:
-        """Return the seconds left at the pace so far."""
-        worked = done - self._before
-        if worked < 0.5:
-            return None
-        return (time.monotonic() - self._started) / worked * max(self.total - done, 0)
-
-
-def trial_name(number: int) -> str:
-    """Return the name of a trial's candidate.
-
-    >>> trial_name(7)
-    't007'
-    """
-    return f"t{number:03d}"

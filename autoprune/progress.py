@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -65,3 +66,20 @@ class SilentReporter:
     def update(self, status: Status) -> None: ...
 
     def note(self, message: str) -> None: ...
+
+
+class Stage:
+    """A stage's length and pace."""
+
+    def __init__(self, name: str, total: int, done_before: int) -> None:
+        self.name = name
+        self.total = total
+        self._before = done_before
+        self._started = time.monotonic()
+
+    def eta(self, done: float) -> float | None:
+        """Return the seconds left at the pace so far."""
+        worked = done - self._before
+        if worked < 0.5:
+            return None
+        return (time.monotonic() - self._started) / worked * max(self.total - done, 0)

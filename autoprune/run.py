@@ -2,105 +2,45 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import subprocess
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.study import StudyDirection
 from torch import nn
 
-from autoprune import __version__, jobs
-from autoprune.driver import FINAL, Dense, Driver
+from autoprune import jobs
+from autoprune.driver import Dense, Driver
 from autoprune.errors import AutopruneError
+from autoprune.finale import Finale, run_job
 from autoprune.progress import Reporter, SilentReporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json, write_json
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import fingerprint
-from autoprune.results.export import METRICS, reference_file, reference_layout, verify
-from autoprune.results.figures import front_figure, front_picture
-from autoprune.results.result import SearchResult, open_result
+from autoprune.results.provenance import git_commit, versions
+from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
-from autoprune.results.tracking import FrontModel, MlflowTracker, NullTracker, Tracker
-from autoprune.running.executor import Done, Executor, Failed, JobFunction, Opening, Progress
+from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
+from autoprune.running.executor import Executor, Opening
 from autoprune.running.executor import reference as reference_to
 from autoprune.running.inline import InlineExecutor
 from autoprune.running.local import LocalExecutor
 from autoprune.searching.allocation import Allocator
-from autoprune.searching.candidate import DENSE, Candidate, Score
+from autoprune.searching.candidate import FINAL, Candidate, Score
+from autoprune.searching.optuna_study import ended_counts, open_journal, open_study
 from autoprune.searching.pareto import front_of
-from autoprune.searching.sampler import SamplerContext, check_sampler, make_sampler
+from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace
+from autoprune.settings import Settings
 from autoprune.study import PruningStudy, load_study, overridden, source_of
 from autoprune.training.finetune import dropout_layers
 
-Objective = Literal["pareto", "weighted"]
 DEFAULT_FOLDER = "autoprune-runs"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to search, as opposed to what.
-
-    Raises
-    ------
-    AutopruneError
-        If a value breaks its rule.
-    """
-
-    budget: int = 50
-    """Trials that end as complete or stopped."""
-    timeout: float | None = None
-    """Seconds after which no new trial begins."""
-    workers: int | Literal["auto"] = "auto"
-    """Worker processes; ``auto`` is one per core (or GPU), 0 runs trials in this process."""
-    sampler: str | BaseSampler = "pruning"
-    objective: Objective = "pareto"
-    accuracy_weight: float = 0.8
-    """Weight of the score against the share of parameters removed, for ``weighted``."""
-    early_stop: bool = True
-    storage: str | None = None
-    """An Optuna storage URL; by default a journal file in the output folder."""
-    tracking_uri: str | None = None
-    """An MLflow tracking URI; by default a database in the output folder; ``none`` for none."""
-    experiment: str = "autoprune"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.budget, bool) or self.budget < 1:
-            raise AutopruneError(f"`budget` must be at least 1 trial, but is {self.budget}.")
-        if self.timeout is not None and not self.timeout > 0:
-            raise AutopruneError(f"`timeout` must be more than 0 seconds, but is {self.timeout}.")
-        if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
-            raise AutopruneError(
-                f"`workers` must be 'auto' or at least 0, but is {self.workers!r}."
-            )
-        if isinstance(self.sampler, str):
-            check_sampler(self.sampler)
-        if self.objective not in ("pareto", "weighted"):
-            raise AutopruneError(
-                f"`objective` must be 'pareto' or 'weighted', but is {self.objective!r}."
-            )
-        if not 0 <= self.accuracy_weight <= 1:
-            raise AutopruneError(
-                f"`accuracy_weight` must be between 0 and 1, but is {self.accuracy_weight}."
-            )
-
-    def worker_count(self) -> int:
-        if self.workers != "auto":
-            return self.workers
-        import torch
-
-        return torch.cuda.device_count() or len(os.sched_getaffinity(0))
 
 
 def search(
@@ -285,7 +225,7 @@ class _Session:
                 driver.park(study)
                 status = "KILLED"
                 raise
-            result = self._export(executor, dense, chosen, study, driver)
+            result = self._export(executor, dense, chosen, ended_counts(study), driver)
             status = "FINISHED"
             counts = {f"trials_{state}": n for state, n in result.trials.items()}
             counts |= {"front_size": len(result.front), "dense_valid": dense.score.valid}
@@ -317,25 +257,15 @@ class _Session:
         )
 
     def _optuna_study(self, suffix: str, dense: Dense) -> optuna.Study:
-        storage: Any = self.settings.storage
-        if storage is None:
-            storage = _journal(self.store.journal)
-        best = StudyDirection.MAXIMIZE
-        score = best if self.study.task.higher_is_better else StudyDirection.MINIMIZE
-        directions = [score, StudyDirection.MINIMIZE]
-        names = [self.study.task.metric, "params"]
+        objectives = [(self.study.task.metric, self.study.task.higher_is_better), ("params", False)]
         if self.settings.objective == "weighted":
-            directions, names = [best], ["weighted"]
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=f"{self.study.name}{suffix}",
-            directions=directions,
-            load_if_exists=True,
+            objectives = [("weighted", True)]
+        study = open_study(
+            f"{self.study.name}{suffix}",
+            storage=self.settings.storage or open_journal(self.store.journal),
+            objectives=objectives,
         )
         study.sampler = self._sampler(dense, trials=len(study.get_trials(deepcopy=False)))
-        if study.metric_names is None:
-            _name_metrics(study, names)
         return study
 
     def _sampler(self, dense: Dense, *, trials: int) -> BaseSampler:
@@ -400,7 +330,7 @@ class _Session:
                     )
                 )
 
-            write_json(self.store.dense_file, _run_job(executor, jobs.prepare_dense, tell))
+            write_json(self.store.dense_file, run_job(executor, jobs.prepare_dense, tell))
         value = read_json(self.store.dense_file)
         return Dense(
             score=Score(**{f: value[f] for f in Score.__dataclass_fields__}),
@@ -423,104 +353,29 @@ class _Session:
         )
         return {c.name: c for c in front}
 
-    # --- export -----------------------------------------------------------------------------
-
     def _export(
         self,
         executor: Executor,
         dense: Dense,
         chosen: Mapping[str, Candidate],
-        study: optuna.Study,
+        trials: Mapping[str, int],
         driver: Driver,
     ) -> SearchResult:
-        """Export what is on the front after the final stage, prove it, and write ``front.json``."""
-        front = front_of(chosen.values(), higher_is_better=self.study.task.higher_is_better)
-        names = {candidate.name: name for name, candidate in chosen.items()}
-        fresh = self.store.root / "front.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        exports = {
-            names[c.name]: {
-                "name": names[c.name],
-                "weights": c.name,
-                "folder": str(fresh / names[c.name]),
-            }
-            for c in front
-        }
-        answers = self._run_jobs(executor, jobs.export, exports, stage="export")
-        folders = {name: fresh / name for name in exports}
-        faults = self._faults(executor, folders)
-        dense_test = _run_job(executor, jobs.test_score, name=DENSE)["test"]
-        entries = []
-        for candidate in front:
-            name = names[candidate.name]
-            entry = {
-                **_entry(name, candidate.trial, candidate.score, answers[name]["test"]),
-                "trial": driver.candidates[name].trial,
-                "path": f"front/{name}",
-                "formats": answers[name]["formats"],
-                "problems": answers[name]["problems"] + faults[name],
-                "verified": not faults[name],
-            }
-            for problem in entry["problems"]:
-                self.reporter.note(f"{name}: {problem}")
-            write_json(folders[name] / METRICS, {k: v for k, v in entry.items() if k != "path"})
-            reference_file(folders[name]).unlink(missing_ok=True)
-            reference_layout(folders[name]).unlink(missing_ok=True)
-            entries.append(entry)
-        shutil.rmtree(self.store.front, ignore_errors=True)
-        fresh.rename(self.store.front)
-        write_json(
-            self.store.front_file,
-            {
-                "format": 1,
-                "study": self.study.name,
-                "metric": self.study.task.metric,
-                "higher_is_better": self.study.task.higher_is_better,
-                "seed": self.study.seed,
-                "dense": {**_entry("dense", None, dense.score, dense_test), "path": "dense"},
-                "front": entries,
-                "trials": _counts(study),
-                "blocked": [asdict(b) for b in self.grouping.blocked],
-                "versions": versions(),
-            },
+        finale = Finale(
+            study=self.study,
+            store=self.store,
+            grouping=self.grouping,
+            executor=executor,
+            reporter=self.reporter,
         )
-        self._track_front({names[c.name]: c for c in front}, driver)
-        return open_result(self.store.root, build=self.study.build)
-
-    def _faults(self, executor: Executor, folders: Mapping[str, Path]) -> dict[str, list[str]]:
-        faults = verify(list(folders.values()))
-        for name, folder in folders.items():
-            answer = _run_job(executor, jobs.reload_check, folder=str(folder))
-            faults[name] = [*faults[name], *answer["faults"]]
-        return faults
-
-    def _run_jobs(
-        self,
-        executor: Executor,
-        function: JobFunction,
-        arguments: Mapping[str, Mapping[str, Any]],
-        *,
-        stage: str,
-    ) -> dict[str, dict[str, Any]]:
-        """Run one job per name, as many at once as there are slots; raise if one fails."""
-        waiting, running = list(arguments), 0
-        answers: dict[str, dict[str, Any]] = {}
-        while waiting or running:
-            while waiting and running < executor.slots:
-                name = waiting.pop(0)
-                executor.submit(name, function, **arguments[name])
-                running += 1
-            event = executor.next_event()
-            if isinstance(event, Progress):
-                executor.answer(event.job, go_on=True)
-            elif isinstance(event, Failed):
-                raise AutopruneError(f"The {stage} of {event.job} failed: {event.cause}")
-            else:
-                assert isinstance(event, Done)
-                answers[event.job] = event.value
-                running -= 1
-                self.reporter.update(Status(stage=stage, done=len(answers), total=len(arguments)))
-        return answers
+        result = finale.export(dense=dense.score, chosen=chosen, trials=trials)
+        pictures = finale.pictures(
+            read_json(self.store.front_file), list(driver.candidates.values())
+        )
+        self.tracker.front(
+            finale.tracked(result, finale.front(chosen)), [self.store.front_file, *pictures]
+        )
+        return result
 
     # --- MLflow -----------------------------------------------------------------------------
 
@@ -540,7 +395,7 @@ class _Session:
         return {f"setting.{n}": str(getattr(self.settings, n)) for n in names}
 
     def _tracked_tags(self) -> dict[str, str]:
-        commit = _git_commit()
+        commit = git_commit()
         tags = {f"version.{name}": version for name, version in versions().items()}
         return {
             **tags,
@@ -548,119 +403,3 @@ class _Session:
             "study": self.study.name,
             **({"git_commit": commit} if commit else {}),
         }
-
-    def _track_front(self, front: Mapping[str, Candidate], driver: Driver) -> None:
-        value = read_json(self.store.front_file)
-        picture, page = self.store.root / "front.png", self.store.root / "front.html"
-        front_picture(value, picture)
-        trials = [(c.score.params, c.score.valid, c.name) for c in driver.candidates.values()]
-        front_figure(value, trials).write_html(page, include_plotlyjs=True)
-        entries = {entry["name"]: entry for entry in value["front"]}
-        result = open_result(self.store.root, build=self.study.build)
-        self.tracker.front(
-            [
-                FrontModel(
-                    key=candidate.name,
-                    folder=self.store.front / name,
-                    metrics={
-                        "final_valid": entries[name]["valid"],
-                        **(
-                            {} if entries[name]["test"] is None else {"test": entries[name]["test"]}
-                        ),
-                    },
-                    module=lambda n=name: result.load(n),  # type: ignore[misc]
-                    example=self.study.example,
-                )
-                for name, candidate in front.items()
-            ],
-            [self.store.front_file, picture, page],
-        )
-
-
-def _run_job(
-    executor: Executor,
-    function: JobFunction,
-    tell: Callable[[Mapping[str, Any]], None] | None = None,
-    **arguments: Any,
-) -> dict[str, Any]:
-    """Run one job to its end and return its result; raise what it failed with."""
-    job = function.__name__
-    executor.submit(job, function, **arguments)
-    while True:
-        event = executor.next_event()
-        if isinstance(event, Progress):
-            if tell is not None:
-                tell(event.value)
-            executor.answer(job, go_on=True)
-        elif isinstance(event, Failed):
-            if event.fixable:
-                raise AutopruneError(event.cause)
-            raise RuntimeError(f"{event.cause}\n{event.detail}")
-        else:
-            value: dict[str, Any] = event.value
-            return value
-
-
-def _name_metrics(study: optuna.Study, names: list[str]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(names)
-
-
-def _journal(path: Path) -> optuna.storages.BaseStorage:
-    """Open the journal file; mend it first if a crash tore its last line or left its lock.
-
-    The folder's lock is ours, so nobody else is writing.
-    """
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-    if path.exists():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with path.open("r+b") as file:
-                file.truncate(whole)
-    return JournalStorage(JournalFileBackend(str(path)))
-
-
-def _entry(name: str, trial: int | None, score: Score, test: float | None) -> dict[str, Any]:
-    return {
-        "name": name,
-        "trial": trial,
-        "params": score.params,
-        "macs": score.macs,
-        "size_bytes": score.size_bytes,
-        "valid": score.valid,
-        "test": test,
-    }
-
-
-def _counts(study: optuna.Study) -> dict[str, int]:
-    states = [t.state.name for t in study.get_trials(deepcopy=False)]
-    names = {"COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
-    return {word: states.count(state) for state, word in names.items()}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    from importlib.metadata import version
-
-    packages = ("torch", "optuna", "mlflow", "scikit-learn", "torch-pruning")
-    return {
-        "autoprune": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the working directory's repository, if it is one."""
-    try:
-        run = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return run.stdout.strip() or None if run.returncode == 0 else None

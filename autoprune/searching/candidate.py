@@ -9,6 +9,8 @@ from autoprune.pruning.plan import Plan
 
 DENSE = "dense"
 """Name of the dense model, the first parent."""
+FINAL = "-final"
+"""What a final-stage candidate appends to the name of the one it goes on from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +54,12 @@ class Candidate:
             epochs=value["epochs"],
             curve=tuple(value["curve"]),
         )
+
+
+def trial_name(number: int) -> str:
+    """Return the name of a trial's candidate.
+
+    >>> trial_name(7)
+    't007'
+    """
+    return f"t{number:03d}"

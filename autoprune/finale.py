@@ -1,0 +1,207 @@
+"""The end of a search: export what is on the front, prove it, write ``front.json``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune import jobs
+from autoprune.errors import AutopruneError
+from autoprune.progress import Reporter, Status
+from autoprune.pruning.files import write_json
+from autoprune.pruning.groups import Grouping
+from autoprune.results.export import METRICS, reference_file, reference_layout, verify
+from autoprune.results.figures import front_figure, front_picture
+from autoprune.results.provenance import versions
+from autoprune.results.records import FrontModel
+from autoprune.results.result import SearchResult, open_result
+from autoprune.results.store import Store
+from autoprune.running.executor import Done, Executor, Failed, JobFunction, Progress
+from autoprune.searching.candidate import DENSE, Candidate, Score
+from autoprune.searching.pareto import front_of
+from autoprune.study import PruningStudy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finale:
+    """Exports the front of a finished search.
+
+    Each model is written in every format, reloaded in a process that cannot import autoprune and
+    in its own class, and compared with the model in memory, before the new front takes the old
+    one's place.
+    """
+
+    study: PruningStudy
+    store: Store
+    grouping: Grouping
+    executor: Executor
+    reporter: Reporter
+
+    def export(
+        self, *, dense: Score, chosen: Mapping[str, Candidate], trials: Mapping[str, int]
+    ) -> SearchResult:
+        """Export the front of `chosen` and write ``front.json``.
+
+        Parameters
+        ----------
+        chosen
+            By the name of the candidate that the search found, itself or its final stage.
+        trials
+            How many trials ended in which way.
+        """
+        front = self.front(chosen)
+        fresh = self.store.root / "front.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        folders = {name: fresh / name for name in front}
+        orders = {
+            name: {"name": name, "weights": c.name, "folder": str(folders[name])}
+            for name, c in front.items()
+        }
+        answers = self._run_all(jobs.export, orders)
+        faults = self._faults(folders)
+        tested = run_job(self.executor, jobs.test_score, name=DENSE)["test"]
+        entries = [
+            self._settle(name, candidate, folders[name], answers[name], faults[name])
+            for name, candidate in front.items()
+        ]
+        shutil.rmtree(self.store.front, ignore_errors=True)
+        fresh.rename(self.store.front)
+        write_json(
+            self.store.front_file,
+            {
+                "format": 1,
+                "study": self.study.name,
+                "metric": self.study.task.metric,
+                "higher_is_better": self.study.task.higher_is_better,
+                "seed": self.study.seed,
+                "dense": {**_entry("dense", None, dense, tested), "path": "dense"},
+                "front": entries,
+                "trials": dict(trials),
+                "blocked": [asdict(b) for b in self.grouping.blocked],
+                "versions": versions(),
+            },
+        )
+        return open_result(self.store.root, build=self.study.build)
+
+    def front(self, chosen: Mapping[str, Candidate]) -> dict[str, Candidate]:
+        """Return the front of `chosen`, by ascending parameters, under the search's names."""
+        names = {candidate.name: name for name, candidate in chosen.items()}
+        front = front_of(chosen.values(), higher_is_better=self.study.task.higher_is_better)
+        return {names[c.name]: c for c in front}
+
+    def pictures(self, front_json: Mapping[str, Any], trials: list[Candidate]) -> list[Path]:
+        """Draw the front, as a picture and as an interactive page; return the files."""
+        picture, page = self.store.root / "front.png", self.store.root / "front.html"
+        front_picture(front_json, picture)
+        points = [(c.score.params, c.score.valid, c.name) for c in trials]
+        front_figure(front_json, points).write_html(page, include_plotlyjs=True)
+        return [picture, page]
+
+    def tracked(self, result: SearchResult, front: Mapping[str, Candidate]) -> list[FrontModel]:
+        """Return the exported models as they are recorded."""
+        models = {model.name: model for model in result.front}
+        return [
+            FrontModel(
+                key=candidate.name,
+                folder=self.store.front / name,
+                metrics={"final_valid": models[name].valid} | _test_metric(models[name].test),
+                module=lambda n=name: result.load(n),  # type: ignore[misc]
+                example=self.study.example,
+            )
+            for name, candidate in front.items()
+        ]
+
+    def _settle(
+        self,
+        name: str,
+        candidate: Candidate,
+        folder: Path,
+        answer: Mapping[str, Any],
+        faults: list[str],
+    ) -> dict[str, Any]:
+        """Write a model's metrics beside it, drop its reference, and return its entry."""
+        entry = {
+            **_entry(name, int(name.removeprefix("t")), candidate.score, answer["test"]),
+            "formats": answer["formats"],
+            "problems": [*answer["problems"], *faults],
+            "verified": not faults,
+        }
+        for problem in entry["problems"]:
+            self.reporter.note(f"{name}: {problem}")
+        write_json(folder / METRICS, entry)
+        reference_file(folder).unlink(missing_ok=True)
+        reference_layout(folder).unlink(missing_ok=True)
+        return {**entry, "path": f"front/{name}"}
+
+    def _faults(self, folders: Mapping[str, Path]) -> dict[str, list[str]]:
+        faults = verify(list(folders.values()))
+        for name, folder in folders.items():
+            answer = run_job(self.executor, jobs.reload_check, folder=str(folder))
+            faults[name] = [*faults[name], *answer["faults"]]
+        return faults
+
+    def _run_all(
+        self, function: JobFunction, orders: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """Run one job per name, as many at once as there are slots; raise if one fails."""
+        waiting, running = list(orders), 0
+        answers: dict[str, dict[str, Any]] = {}
+        while waiting or running:
+            while waiting and running < self.executor.slots:
+                name = waiting.pop(0)
+                self.executor.submit(name, function, **orders[name])
+                running += 1
+            event = self.executor.next_event()
+            if isinstance(event, Progress):
+                self.executor.answer(event.job, go_on=True)
+            elif isinstance(event, Failed):
+                raise AutopruneError(f"The export of {event.job} failed: {event.cause}")
+            else:
+                assert isinstance(event, Done)
+                answers[event.job] = event.value
+                running -= 1
+                self.reporter.update(Status(stage="export", done=len(answers), total=len(orders)))
+        return answers
+
+
+def _test_metric(test: float | None) -> dict[str, float]:
+    return {} if test is None else {"test": test}
+
+
+def _entry(name: str, trial: int | None, score: Score, test: float | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "trial": trial,
+        "params": score.params,
+        "macs": score.macs,
+        "size_bytes": score.size_bytes,
+        "valid": score.valid,
+        "test": test,
+    }
+
+
+def run_job(
+    executor: Executor,
+    function: JobFunction,
+    tell: Callable[[Mapping[str, Any]], None] | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Run one job to its end and return its result; raise what it failed with."""
+    job = function.__name__
+    executor.submit(job, function, **arguments)
+    while True:
+        event = executor.next_event()
+        if isinstance(event, Progress):
+            if tell is not None:
+                tell(event.value)
+            executor.answer(job, go_on=True)
+        elif isinstance(event, Failed):
+            if event.fixable:
+                raise AutopruneError(event.cause)
+            raise RuntimeError(f"{event.cause}\n{event.detail}")
+        else:
+            value: dict[str, Any] = event.value
+            return value

@@ -1,0 +1,62 @@
+"""The Optuna study: where it is kept, what it optimises."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+
+
+def open_study(
+    name: str, *, storage: str | BaseStorage, objectives: Sequence[tuple[str, bool]]
+) -> optuna.Study:
+    """Open a study, or create it.
+
+    Parameters
+    ----------
+    storage
+        An Optuna storage or its URL.
+    objectives
+        Name of each, and whether more of it is better.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        directions=[
+            StudyDirection.MAXIMIZE if higher else StudyDirection.MINIMIZE
+            for _, higher in objectives
+        ],
+        load_if_exists=True,
+    )
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([objective for objective, _ in objectives])
+    return study
+
+
+def open_journal(path: Path) -> BaseStorage:
+    """Open a journal file; mend it first if a crash tore its last line or left its lock.
+
+    The caller holds the folder's lock, so that nobody else is writing.
+    """
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    if path.exists():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with path.open("r+b") as file:
+                file.truncate(whole)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def ended_counts(study: optuna.Study) -> dict[str, int]:
+    states = [t.state.name for t in study.get_trials(deepcopy=False)]
+    names = {"COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
+    return {word: states.count(state) for state, word in names.items()}

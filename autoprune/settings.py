@@ -1,0 +1,69 @@
+"""How to search, as opposed to what."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from optuna.samplers import BaseSampler
+
+from autoprune.errors import AutopruneError
+from autoprune.searching.sampler import check_sampler
+
+Objective = Literal["pareto", "weighted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to search, as opposed to what.
+
+    Raises
+    ------
+    AutopruneError
+        If a value breaks its rule.
+    """
+
+    budget: int = 50
+    """Trials that end as complete or stopped."""
+    timeout: float | None = None
+    """Seconds after which no new trial begins."""
+    workers: int | Literal["auto"] = "auto"
+    """Worker processes; ``auto`` is one per core (or GPU), 0 runs trials in this process."""
+    sampler: str | BaseSampler = "pruning"
+    objective: Objective = "pareto"
+    accuracy_weight: float = 0.8
+    """Weight of the score against the share of parameters removed, for ``weighted``."""
+    early_stop: bool = True
+    storage: str | None = None
+    """An Optuna storage URL; by default a journal file in the output folder."""
+    tracking_uri: str | None = None
+    """An MLflow tracking URI; by default a database in the output folder; ``none`` for none."""
+    experiment: str = "autoprune"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.budget, bool) or self.budget < 1:
+            raise AutopruneError(f"`budget` must be at least 1 trial, but is {self.budget}.")
+        if self.timeout is not None and not self.timeout > 0:
+            raise AutopruneError(f"`timeout` must be more than 0 seconds, but is {self.timeout}.")
+        if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
+            raise AutopruneError(
+                f"`workers` must be 'auto' or at least 0, but is {self.workers!r}."
+            )
+        if isinstance(self.sampler, str):
+            check_sampler(self.sampler)
+        if self.objective not in ("pareto", "weighted"):
+            raise AutopruneError(
+                f"`objective` must be 'pareto' or 'weighted', but is {self.objective!r}."
+            )
+        if not 0 <= self.accuracy_weight <= 1:
+            raise AutopruneError(
+                f"`accuracy_weight` must be between 0 and 1, but is {self.accuracy_weight}."
+            )
+
+    def worker_count(self) -> int:
+        if self.workers != "auto":
+            return self.workers
+        import torch
+
+        return torch.cuda.device_count() or len(os.sched_getaffinity(0))

@@ -1,0 +1,93 @@
+"""A trial under way: what has been heard of it, and how it is told and recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from optuna.trial import Trial
+
+from autoprune.progress import EndedTrial, RunningTrial
+from autoprune.pruning.plan import Plan
+from autoprune.results.records import State, TrialRecord
+from autoprune.searching.candidate import FINAL, Candidate
+
+
+@dataclass(kw_only=True)
+class TrialRun:
+    """One candidate's turn in the study, from its plan to its end."""
+
+    trial: Trial
+    name: str
+    plan: Plan
+    parent: str
+    parent_epochs: int
+    """Epochs along the lineage before it."""
+    params: int
+    may_stop: bool
+    started: float = field(default_factory=time.time)
+    curve: list[float] = field(default_factory=list)
+    """Validation score after the cut, then after each epoch."""
+    losses: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        return self.name.endswith(FINAL)
+
+    def standing(self) -> RunningTrial:
+        """Return where it stands."""
+        return RunningTrial(
+            name=self.name,
+            params=self.params,
+            epoch=max(len(self.curve) - 1, 0),
+            epochs=self.plan.finetune.epochs,
+            valid=self.curve[-1] if self.curve else None,
+        )
+
+    def ended(self, state: State, cause: str = "") -> EndedTrial:
+        """Return how it ended."""
+        return EndedTrial(
+            name=self.name,
+            state=state,
+            params=self.params,
+            valid=self.curve[-1] if self.curve else None,
+            parent=self.parent,
+            criterion=self.plan.criterion,
+            cause=cause,
+        )
+
+    def record(
+        self,
+        state: State,
+        candidate: Candidate | None,
+        *,
+        cause: str,
+        channels: Mapping[str, int],
+        dense_params: int,
+        tags: Mapping[str, str],
+    ) -> TrialRecord:
+        """Return it as it is logged; `candidate` is what it came to, if it is complete."""
+        share = self.params / dense_params
+        now = time.time()
+        metrics = {"params": self.params, "params_fraction": share, "seconds": now - self.started}
+        if candidate is not None:
+            metrics |= {"macs": candidate.score.macs, "size_bytes": candidate.score.size_bytes}
+        if self.curve:
+            metrics["valid"] = self.curve[-1]
+        label = f"{self.curve[-1]:.3f}" if self.curve and state != "failed" else state
+        plan = candidate.plan if candidate else self.plan
+        return TrialRecord(
+            key=self.name,
+            run_name=f"{self.name} {share:.1%} {label}",
+            state=state,
+            params={**self.trial.params, "parent": self.parent},
+            metrics=metrics,
+            curves={"valid": self.curve[:-1], "loss": self.losses},
+            tags={**tags, **({"cause": cause} if cause else {})},
+            plan=plan.to_json(),
+            sparsity={n: 1 - width / channels[n] for n, width in plan.widths.items()},
+            started=self.started,
+            ended=now,
+        )
