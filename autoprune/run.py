@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from autoprune import jobs
 from autoprune.driver import Dense, Driver
 from autoprune.errors import AutopruneError
 from autoprune.finale import Finale, run_job
+from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json, write_json
@@ -27,8 +27,8 @@ from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
 from autoprune.running.executor import Executor, Opening
-from autoprune.running.executor import reference as reference_to
 from autoprune.running.inline import InlineExecutor
+from autoprune.running.interrupts import InterruptibleExecutor
 from autoprune.running.local import LocalExecutor
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.candidate import FINAL, Candidate, Score
@@ -37,7 +37,7 @@ from autoprune.searching.pareto import front_of
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace
 from autoprune.settings import Settings
-from autoprune.study import PruningStudy, load_study, overridden, source_of
+from autoprune.study import PruningStudy, find_study_file, load_study, overridden
 from autoprune.training.finetune import dropout_layers
 
 DEFAULT_FOLDER = "autoprune-runs"
@@ -85,7 +85,7 @@ def search(
     chosen = Settings(**settings)
     loaded = load_study(study) if not isinstance(study, PruningStudy) else study
     loaded = overridden(loaded, seed=seed, criteria=criteria)
-    origin: PruningStudy | Path = loaded if isinstance(study, PruningStudy) else _path_of(study)
+    origin = loaded if isinstance(study, PruningStudy) else find_study_file(study).resolve()
     model = jobs.dense_model(loaded)
     grouping = prunable_groups(loaded, model)
     space = SearchSpace(
@@ -105,7 +105,13 @@ def search(
             store=store,
             search_id=known["id"],
             reporter=reporter or SilentReporter(),
-            opening=_opening(origin, store, chosen, seed=seed, criteria=criteria),
+            opening=opening_for(
+                origin,
+                store,
+                in_process=chosen.worker_count() == 0,
+                seed=seed,
+                criteria=criteria,
+            ),
         )
         return session.run()
 
@@ -120,45 +126,6 @@ def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:
             f"but this one has none ({reasons or 'it has no layers with weights'})."
         )
     return grouping
-
-
-def _path_of(study: str | Path) -> Path:
-    from autoprune.study import find_study_file
-
-    return find_study_file(study).resolve()
-
-
-def _opening(
-    origin: PruningStudy | Path,
-    store: Store,
-    settings: Settings,
-    *,
-    seed: int | None,
-    criteria: Sequence[str] | None,
-) -> Opening:
-    if settings.worker_count() == 0 and isinstance(origin, PruningStudy):
-        return _InProcess(origin, store)
-    source = asdict(source_of(origin))
-    if not isinstance(origin, PruningStudy):
-        source |= {"seed": seed, "criteria": criteria and list(criteria)}
-    spec = {
-        "source": source,
-        "out": str(store.root),
-        "own_process": settings.worker_count() > 0,
-    }
-    return Opening(function=reference_to(jobs.open_workbench), spec=spec)
-
-
-class _InProcess(Opening):
-    """Opens the workbench on the very study object that the caller passed."""
-
-    def __init__(self, study: PruningStudy, store: Store) -> None:
-        super().__init__(function=reference_to(jobs.open_workbench), spec=None)
-        object.__setattr__(self, "_made", (study, store))
-
-    def __call__(self) -> Any:
-        study, store = self._made  # type: ignore[attr-defined]
-        return jobs.Workbench(study, store)
 
 
 def _identity(
@@ -209,32 +176,41 @@ class _Session:
             deadline = time.monotonic() + self.settings.timeout
         self.store.save_grouping(self.grouping)
         self.tracker.start(self._tracked_params(), self._setting_tags() | self._tracked_tags())
-        executor = self._open_executor()
+        executor = InterruptibleExecutor(self._open_executor())
         status = "FAILED"
         counts: dict[str, float] = {}
         try:
-            dense = self._dense(executor)
-            driver = self._driver(executor, dense)
-            study = self._optuna_study("", dense)
-            final_study = self._optuna_study(FINAL, dense)
-            driver.resume(study)
-            try:
-                driver.search(study, budget=self.settings.budget, deadline=deadline)
-                chosen = self._finish(driver, final_study)
-            except KeyboardInterrupt:
-                driver.park(study)
-                status = "KILLED"
-                raise
-            result = self._export(executor, dense, chosen, ended_counts(study), driver)
+            with executor.holding_back():
+                result, counts = self._run_stages(executor, deadline)
             status = "FINISHED"
-            counts = {f"trials_{state}": n for state, n in result.trials.items()}
-            counts |= {"front_size": len(result.front), "dense_valid": dense.score.valid}
             return result
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
         finally:
             executor.close()
             self.reporter.update(Status(stage="recording"))
             for problem in self.tracker.finish(counts, status=status):
                 self.reporter.note(problem)
+
+    def _run_stages(
+        self, executor: Executor, deadline: float | None
+    ) -> tuple[SearchResult, dict[str, float]]:
+        dense = self._dense(executor)
+        driver = self._driver(executor, dense)
+        study = self._optuna_study("", dense)
+        final_study = self._optuna_study(FINAL, dense)
+        driver.resume(study)
+        try:
+            driver.search(study, budget=self.settings.budget, deadline=deadline)
+        except KeyboardInterrupt:
+            driver.park(study)
+            raise
+        chosen = self._finish(driver, final_study)
+        result = self._export(executor, dense, chosen, ended_counts(study), driver)
+        counts: dict[str, float] = {f"trials_{state}": n for state, n in result.trials.items()}
+        counts |= {"front_size": len(result.front), "dense_valid": dense.score.valid}
+        return result, counts
 
     # --- the parts --------------------------------------------------------------------------
 

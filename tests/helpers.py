@@ -1,4 +1,4 @@
-"""Tiny study files, and the command run as a user runs it."""
+"""Tiny study files, the command run as a user runs it, and jobs for the executors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Generator
 from pathlib import Path
 from string import Template
+from typing import Any
 
+from autoprune.errors import AutopruneError
+
+Job = Generator[Any, bool, Any]
 ROOT = Path(__file__).parents[1]
 
 MODELS = {
@@ -160,3 +166,60 @@ def start_cli(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
         # A parent that ignores SIGINT, as a shell's background job does, hands that down.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+
+
+# --- jobs, at the top level of a module that a worker can import --------------------------------
+
+
+def open_context(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"word": spec["word"], "jobs": []}
+
+
+def open_nothing(spec: dict[str, Any]) -> None:
+    raise AutopruneError(f"There is no {spec['word']}.")
+
+
+def count(context: dict[str, Any], *, up_to: int) -> Job:
+    heard = []
+    for number in range(1, up_to + 1):
+        heard.append((yield {"number": number}))
+        if not heard[-1]:
+            break
+    return {"heard": heard}
+
+
+def remember(context: dict[str, Any], *, name: str) -> Job:
+    context["jobs"].append(name)
+    yield {}
+    return {"word": context["word"], "jobs": tuple(context["jobs"])}
+
+
+def fail(context: dict[str, Any], *, fixable: bool, after: int = 0) -> Job:
+    for number in range(after):
+        assert (yield number)
+    raise AutopruneError("Give it a bone.") if fixable else ValueError("bad dog\nvery bad")
+    yield
+
+
+def end_itself(context: dict[str, Any]) -> Job:
+    yield os.getpid()
+    print("famous last words", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def meet(context: dict[str, Any], *, folder: str, me: str, other: str) -> Job:
+    """Wait for a job that runs at the same time."""
+    yield {}
+    (Path(folder) / me).touch()
+    deadline = time.monotonic() + 20
+    while not (Path(folder) / other).exists():
+        if time.monotonic() > deadline:
+            return {"met": False}
+        time.sleep(0.01)
+    return {"met": True}
+
+
+def sleep(context: dict[str, Any], *, seconds: float) -> Job:
+    yield os.getpid()
+    time.sleep(seconds)
+    return {}

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from autoprune.pruning.graph import find_groups
-from autoprune.pruning.groups import Grouping
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+from autoprune.pruning.graph import find_groups
+from autoprune.pruning.groups import Grouping
 
 
 def mlp() -> nn.Module:

@@ -236,7 +236,9 @@ BAD = {
         command="search study.py --objective best", words=("'best'", "pareto", "weighted")
     ),
     "no budget": Bad(command="search study.py --budget 0", words=("`budget`", "at least 1", "0")),
-    "budget that is a word": Bad(command="search study.py --budget many", words=("--budget", "integer")),
+    "budget that is a word": Bad(
+        command="search study.py --budget many", words=("--budget", "integer")
+    ),
     "negative workers": Bad(
         command="search study.py --workers -1", words=("`workers`", "at least 0", "-1")
     ),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from helpers import run_cli
 
@@ -111,7 +112,7 @@ study = PruningStudy(
 '''
 
 AUTOENCODER = '''\
-"""A task that owes nothing to SupervisedTask: an autoencoder on loaders, with noise on its inputs."""
+"""A task that owes nothing to SupervisedTask: an autoencoder on loaders, its inputs noisy."""
 
 import torch
 import torch.nn.functional as F
@@ -205,8 +206,6 @@ def searched(folder: Path, text: str, *options: object) -> dict[str, Any]:
 
 
 def _nearly(value: float) -> Any:
-    import pytest
-
     return pytest.approx(value, abs=1e-4)
 
 

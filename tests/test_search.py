@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from torch import nn
 
 import autoprune
-from autoprune import jobs, run
+from autoprune import finale, jobs, run
 from autoprune.driver import Dense, Driver, trial_name
 from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter
@@ -92,7 +92,7 @@ def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
         raise NotImplementedError("left out")
 
     monkeypatch.setattr(export, "_trace", no_program)
-    monkeypatch.setattr(run, "verify", lambda folders: {f.name: [] for f in folders})
+    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
 
 
 @pytest.fixture
@@ -123,7 +123,11 @@ def test_the_front_beats_every_other_trial(found: Found) -> None:
 def test_front_json_says_what_was_found(found: Found) -> None:
     value = found.front_file()
     assert value["format"] == 1
-    assert (value["study"], value["metric"], value["higher_is_better"]) == ("tiny", "accuracy", True)
+    assert (value["study"], value["metric"], value["higher_is_better"]) == (
+        "tiny",
+        "accuracy",
+        True,
+    )
     assert value["seed"] == 0
     assert value["trials"] == {"complete": BUDGET, "stopped": 0, "failed": 0}
     assert [b["layer"] for b in value["blocked"]] == ["head"]
@@ -357,7 +361,8 @@ def test_one_parent_run_holds_the_front_and_the_settings(found: Found, recorded:
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name == "tiny"
     assert parent.data.params["study"] == "tiny"
-    assert parent.data.params["sampler"] == "pruning"
+    assert parent.data.tags["setting.sampler"] == "pruning"
+    assert parent.data.tags["setting.budget"] == str(BUDGET)
     assert parent.data.tags["seed"] == "0"
     assert parent.data.metrics["front_size"] == len(found.result.front)
     assert parent.data.metrics["trials_complete"] == BUDGET
@@ -475,9 +480,7 @@ def test_final_models_are_the_front_trained_on(found: Found) -> None:
 def repeated(found: Found, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """The same search once more, in another folder, without MLflow."""
     out = tmp_path_factory.mktemp("repeated") / "out"
-    return Found(
-        found.study, out, run.search(found.study, out=out, budget=BUDGET, **UNTRACKED)
-    )
+    return Found(found.study, out, run.search(found.study, out=out, budget=BUDGET, **UNTRACKED))
 
 
 def outcome(trial: FrozenTrial) -> tuple[object, ...]:
@@ -519,10 +522,10 @@ def test_running_again_adds_nothing_and_a_higher_budget_goes_on(
 
 
 @pytest.mark.usefixtures("quick_export")
-def test_a_search_that_goes_on_equals_one_that_never_stopped(study: Path, tmp_path: Path) -> None:
+def test_a_search_that_goes_on_repeats_no_trial(study: Path, tmp_path: Path) -> None:
     for budget in (2, 4):
-        run.search(study, out=tmp_path / "parts", budget=budget, sampler="random", **UNTRACKED)
-    trials = trials_of(tmp_path / "parts")
+        run.search(study, out=tmp_path / "out", budget=budget, sampler="random", **UNTRACKED)
+    trials = trials_of(tmp_path / "out")
     assert len(trials) == 4
     assert len({str(t.params) for t in trials}) == 4
 
@@ -537,22 +540,34 @@ class Notes(SilentReporter):
         self.notes.append(message)
 
 
+SMALL_IS_GOOD = """\
+class SmallIsGood(SupervisedTask):
+    def evaluate(self, model, split):
+        return 1 / sum(p.numel() for p in model.parameters())
+
+
+SupervisedTask = SmallIsGood
+"""
+
+
 @pytest.mark.usefixtures("quick_export")
-def test_mlflow_follows_a_raised_budget(study: Path, tmp_path: Path) -> None:
+def test_mlflow_follows_a_raised_budget(tmp_path: Path) -> None:
+    # Where the smallest is the best, a smaller model drives every other one off the front.
+    study = write_study(tmp_path / "study.py", before=SMALL_IS_GOOD)
     fronts = []
-    for budget in (2, 6):
+    for budget in (2, 5):
         reporter = Notes()
         result = run.search(
             study, out=tmp_path / "out", budget=budget, workers=0, reporter=reporter
         )
         fronts.append({m.name for m in result.front})
         assert not [note for note in reporter.notes if "MLflow" in note]
-    recorded = Recorded.of(tmp_path / "out")
-    (parent,) = recorded.parents
-    assert len(recorded.children) == 6
-    assert parent.data.metrics["trials_complete"] == 6
-    assert recorded.on_front() == fronts[1]
-    assert fronts[0] - fronts[1], "the case needs a model that left the front"
+        recorded = Recorded.of(tmp_path / "out")
+        (parent,) = recorded.parents
+        assert len(recorded.children) == parent.data.metrics["trials_complete"] == budget
+        assert parent.data.tags["setting.budget"] == str(budget)
+        assert recorded.on_front() == fronts[-1]
+    assert fronts[0].isdisjoint(fronts[1])
 
 
 def test_a_folder_has_one_driver_at_a_time(repeated: Found, tmp_path: Path) -> None:
@@ -608,24 +623,33 @@ class Pretender:
 
     slots = 1
 
-    def __init__(self, cost: CostModel, curve: list[float]) -> None:
+    def __init__(self, cost: CostModel, store: Store, curve: list[float]) -> None:
         self.cost = cost
+        self.store = store
         self.curve = curve
+        self.interrupted = False
+        self.started: list[str] = []
         self.answers: list[bool] = []
         self.arguments: dict[str, Any] = {}
 
     def submit(self, job: str, function: object, **arguments: Any) -> None:
         assert function is jobs.evaluate
+        self.started.append(job)
         self.arguments = arguments
         self.answers = []
 
     def next_event(self) -> Event:
+        if self.interrupted:
+            raise KeyboardInterrupt
         name, plan = self.arguments["name"], self.arguments["plan"]
         epoch = len(self.answers)
         if self.answers and not self.answers[-1]:
             return Done(job=name, value=None)
         if epoch <= EPOCHS:
             return Progress(job=name, value={"epoch": epoch, "valid": self.curve[epoch]})
+        weights = self.store.weights(name)
+        weights.parent.mkdir(parents=True)
+        weights.touch()
         value = {
             "valid": self.curve[-1],
             "params": self.cost.params(plan["widths"]),
@@ -652,6 +676,19 @@ class Listener(NullTracker):
         self.records.append(record)
 
 
+def finished(cost: CostModel, *, number: int, width: int, valid: float) -> Candidate:
+    widths = dict.fromkeys(cost.names, width)
+    return Candidate(
+        name=trial_name(number),
+        trial=number,
+        plan=Plan(widths=widths, criterion="l2", finetune=FineTune(epochs=EPOCHS, lr=1e-3)),
+        score=Score(valid=valid, params=cost.params(widths), macs=1, size_bytes=1),
+        parent="dense",
+        epochs=EPOCHS,
+        curve=(valid,) * (EPOCHS + 1),
+    )
+
+
 @dataclass
 class Bench:
     """A driver on pretended jobs, with two tiny candidates finished that score 0.9 throughout."""
@@ -667,39 +704,27 @@ def bench(found: Found, tmp_path: Path) -> Callable[..., Bench]:
     def make(curve: list[float], *, early_stop: bool = True) -> Bench:
         grouping = found.store.load_grouping()
         cost = CostModel(grouping)
-        executor, tracker = Pretender(cost, curve), Listener()
+        store = Store(tmp_path / "out")
+        executor, tracker = Pretender(cost, store, curve), Listener()
         driver = Driver(
             space=SearchSpace(
                 channels=grouping.channels, space=Space(epochs=EPOCHS), has_dropout=False
             ),
             cost=cost,
-            store=Store(tmp_path / "out"),
+            store=store,
             executor=executor,
             tracker=tracker,
             reporter=SilentReporter(),
-            dense=Dense(
-                score=Score(valid=0.9, params=2426, macs=1, size_bytes=1), sensitivity={}
-            ),
+            dense=Dense(score=Score(valid=0.9, params=2426, macs=1, size_bytes=1), sensitivity={}),
             metric="accuracy",
             higher_is_better=True,
             seed=0,
             values=lambda score: [score.valid, float(score.params)],
             early_stop=early_stop,
         )
-        widths = dict.fromkeys(grouping.channels, 1)
         for number in (900, 901):
-            name = trial_name(number)
-            driver.candidates[name] = Candidate(
-                name=name,
-                trial=number,
-                plan=Plan(
-                    widths=widths, criterion="l2", finetune=FineTune(epochs=EPOCHS, lr=1e-3)
-                ),
-                score=Score(valid=0.9, params=cost.params(widths), macs=1, size_bytes=1),
-                parent="dense",
-                epochs=EPOCHS,
-                curve=(0.9,) * (EPOCHS + 1),
-            )
+            candidate = finished(cost, number=number, width=1, valid=0.9)
+            driver.candidates[candidate.name] = candidate
         study = optuna.create_study(
             directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0)
         )
@@ -737,6 +762,29 @@ def test_other_trials_are_not_stopped(
     assert trial.state == TrialState.COMPLETE
     assert b.driver.candidates[trial_name(trial.number)].curve == tuple(curve)
     assert b.tracker.records[0].state == "complete"
+
+
+def test_a_final_stage_that_goes_on_takes_the_front_of_now(bench: Callable[..., Bench]) -> None:
+    b = bench([0.99] * (EPOCHS + 1))
+    small, middle, large, better = (
+        finished(b.executor.cost, number=number, width=width, valid=valid)
+        for number, (width, valid) in enumerate([(2, 0.5), (4, 0.6), (6, 0.7), (3, 0.8)])
+    )
+    b.driver.candidates = {c.name: c for c in (small, middle, large)}
+    b.executor.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        b.driver.finish(b.study, epochs=EPOCHS)
+    b.driver.park(b.study)
+    assert b.executor.started == ["t000-final"]
+
+    b.executor.interrupted, b.executor.started = False, []
+    b.driver.candidates[better.name] = better  # nobody needs the middle and the large one now
+    chosen = b.driver.finish(b.study, epochs=EPOCHS)
+    assert b.executor.started == ["t000-final", "t003-final"]
+    assert {name: c.name for name, c in chosen.items()} == {
+        "t000": "t000-final",
+        "t003": "t003-final",
+    }
 
 
 # --- failing trials -----------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Allocator:
     >>> model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 2))
     >>> allocator = Allocator(CostModel(find_groups(model, torch.zeros(1, 8))))
     >>> allocator.widths(500, Shape())
-    {'0': 16, '2': 16}
+    {'0': 17, '2': 17}
     """
 
     def __init__(

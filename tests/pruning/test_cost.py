@@ -3,15 +3,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import NETS, build, grouped, kept_channels, widths_of
+from torch import Tensor, nn
+
 from autoprune.pruning.cost import CostModel, weight_positions
 from autoprune.pruning.cut import cut
 from autoprune.pruning.forward import call
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import restrict
-from hypothesis import given
-from hypothesis import strategies as st
-from nets import NETS, build, grouped, kept_channels, widths_of
-from torch import Tensor, nn
 
 
 def counted_macs(model: nn.Module, inputs: Any, samples: int = 2) -> int:

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from autoprune.errors import AutopruneError
-from autoprune.pruning.criteria import CRITERIA, criterion, get_criterion, score_groups
-from autoprune.pruning.evidence import Evidence, collect, top_channels
-from autoprune.pruning.forward import call
 from hypothesis import given
 from hypothesis import strategies as st
 from nets import NETS, build, grouped, noise_like, same_state
 from torch import Tensor, nn
+
+from autoprune.errors import AutopruneError
+from autoprune.pruning.criteria import CRITERIA, criterion, get_criterion, score_groups
+from autoprune.pruning.evidence import Evidence, collect, top_channels
+from autoprune.pruning.forward import call
 
 CONVS = {"stem": ["stem", "conv2"], "conv1": ["conv1"], "down": ["down", "shortcut"]}
 NORMS = {"stem": ["bn", "bn2"], "conv1": ["bn1"], "down": ["down_bn"]}

@@ -4,16 +4,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import NETS, build, grouped, kept_channels, same_state
+from torch import Tensor, nn
+
 from autoprune.errors import AutopruneError
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.cut import cut, load_state
 from autoprune.pruning.forward import call, count_params
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Grouping, restrict
-from hypothesis import given
-from hypothesis import strategies as st
-from nets import NETS, build, grouped, kept_channels, same_state
-from torch import Tensor, nn
 
 Kept = dict[str, tuple[int, ...]]
 
@@ -103,7 +104,7 @@ def sizes(module: nn.Module) -> dict[str, Any]:
 def test_the_dense_model_is_left_alone(name: str) -> None:
     model, inputs = build(name)
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    small = cut(model, grouped(name), {g: (0,) for g in grouped(name).channels})
+    small = cut(model, grouped(name), dict.fromkeys(grouped(name).channels, (0,)))
     with torch.no_grad():
         for parameter in small.parameters():
             parameter.zero_()
@@ -219,3 +220,15 @@ def test_a_plan_that_does_not_fit_is_refused(kept: Kept, message: str) -> None:
     model, _ = build("mlp")
     with pytest.raises(AutopruneError, match=message):
         cut(model, grouped("mlp"), kept)
+
+
+def test_a_transposed_depthwise_convolution_is_cut() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 8, 2, groups=8), nn.ReLU(), nn.Conv2d(8, 2, 1)
+    ).eval()
+    inputs = torch.randn(2, 3, 4, 4)
+    grouping = find_groups(model, inputs)
+    kept = {"0": (1, 2, 5)}
+    small = cut(model, grouping, kept)
+    assert (small[1].in_channels, small[1].out_channels, small[1].groups) == (3, 3, 3)
+    torch.testing.assert_close(run(small, inputs), run(deaf_to(model, grouping, kept), inputs))

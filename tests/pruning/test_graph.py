@@ -3,11 +3,12 @@ from collections import Counter
 
 import pytest
 import torch
+from nets import NETS, build, grouped, same_state
+from torch import Tensor, nn
+
 from autoprune.errors import AutopruneError
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import from_json, to_json
-from nets import NETS, build, grouped, same_state
-from torch import Tensor, nn
 
 WIDTHS = {
     "mlp": {"0": 12, "2": 8},

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from nets import NETS, build, grouped, kept_channels
+from torch import nn
+
 from autoprune.errors import AutopruneError
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import restrict
 from autoprune.pruning.plan import FineTune, Plan, fingerprint
-from hypothesis import given
-from hypothesis import strategies as st
-from nets import NETS, build, grouped, kept_channels
-from torch import nn
 
 PLAN = Plan(
     widths={"0": 3, "2": 1},

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from nets import NETS, build, grouped, same_state
+
 from autoprune.errors import AutopruneError
 from autoprune.pruning.cut import cut, load_state
 from autoprune.pruning.files import read_json, write_json, write_whole
 from autoprune.pruning.weights import load_checkpoint, load_tensors, save_model, save_tensors
-from nets import NETS, build, grouped, same_state
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -38,7 +39,7 @@ def test_altered_weights_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
     digest = save_tensors(file, {"x": torch.zeros(3)})
     save_tensors(file, {"x": torch.ones(3)})
-    with pytest.raises(AutopruneError, match="checksum .* altered or cut short"):
+    with pytest.raises(AutopruneError, match=r"checksum .* altered or cut short"):
         load_tensors(file, sha256=digest)
     assert load_tensors(file)["x"].sum() == 3
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from helpers import (
+    ROOT,
+    count,
+    end_itself,
+    fail,
+    meet,
+    open_context,
+    open_nothing,
+    remember,
+    sleep,
+)
 
-from autoprune.errors import AutopruneError
 from autoprune.running.executor import (
     Done,
     Event,
@@ -27,66 +36,6 @@ from autoprune.running.executor import (
 )
 from autoprune.running.inline import InlineExecutor
 from autoprune.running.local import LocalExecutor
-
-Job = Generator[Any, bool, Any]
-ROOT = Path(__file__).parents[2]
-
-# --- jobs, at the top level so that a worker can import them ------------------------------------
-
-
-def open_context(spec: dict[str, Any]) -> dict[str, Any]:
-    return {"word": spec["word"], "jobs": []}
-
-
-def open_nothing(spec: dict[str, Any]) -> None:
-    raise AutopruneError(f"There is no {spec['word']}.")
-
-
-def count(context: dict[str, Any], *, up_to: int) -> Job:
-    heard = []
-    for number in range(1, up_to + 1):
-        heard.append((yield {"number": number}))
-        if not heard[-1]:
-            break
-    return {"heard": heard}
-
-
-def remember(context: dict[str, Any], *, name: str) -> Job:
-    context["jobs"].append(name)
-    yield {}
-    return {"word": context["word"], "jobs": tuple(context["jobs"])}
-
-
-def fail(context: dict[str, Any], *, fixable: bool, after: int = 0) -> Job:
-    for number in range(after):
-        yield number
-    raise AutopruneError("Give it a bone.") if fixable else ValueError("bad dog\nvery bad")
-    yield
-
-
-def end_itself(context: dict[str, Any]) -> Job:
-    yield os.getpid()
-    print("famous last words", flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def meet(context: dict[str, Any], *, folder: str, me: str, other: str) -> Job:
-    """Wait for a job that runs at the same time."""
-    yield {}
-    (Path(folder) / me).touch()
-    deadline = time.monotonic() + 20
-    while not (Path(folder) / other).exists():
-        if time.monotonic() > deadline:
-            return {"met": False}
-        time.sleep(0.01)
-    return {"met": True}
-
-
-def sleep(context: dict[str, Any], *, seconds: float) -> Job:
-    yield os.getpid()
-    time.sleep(seconds)
-    return {}
-
 
 # --- the contract -------------------------------------------------------------------------------
 
@@ -254,11 +203,13 @@ def test_close_leaves_no_process_idle_or_busy(make_local: Make) -> None:
 
 DRIVER = """
 import sys
-sys.path[:0] = [{root!r}, {here!r}]
-import test_executors as jobs
+sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
-executor = jobs.LocalExecutor(
-    jobs.Opening(function="test_executors:open_context", spec={{"word": "bone"}}),
+import helpers as jobs
+from autoprune.running.executor import Opening
+from autoprune.running.local import LocalExecutor
+executor = LocalExecutor(
+    Opening(function="helpers:open_context", spec={{"word": "bone"}}),
     workers=2,
     log_folder=Path({logs!r}),
 )
@@ -275,9 +226,7 @@ sys.stdin.read()
 
 
 def test_workers_do_not_outlive_a_killed_driver(tmp_path: Path) -> None:
-    script = DRIVER.format(
-        root=str(ROOT), here=str(Path(__file__).parent), logs=str(tmp_path / "logs")
-    )
+    script = DRIVER.format(root=str(ROOT), tests=str(ROOT / "tests"), logs=str(tmp_path / "logs"))
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as driver:

@@ -2,10 +2,11 @@ import copy
 
 import pytest
 import torch
-from autoprune.training.calibrate import recalibrate
-from autoprune.training.task import Batch
 from nets import build, noise_like, same_state
 from torch import Tensor, nn
+
+from autoprune.training.calibrate import recalibrate
+from autoprune.training.task import Batch
 
 
 def batches(count: int, samples: int = 16) -> list[Batch]:

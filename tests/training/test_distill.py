@@ -2,10 +2,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from autoprune import SupervisedTask
 from autoprune.training import distill
 from autoprune.training.distill import Teacher
-from torch import Tensor, nn
 
 
 class Dense(nn.Module):

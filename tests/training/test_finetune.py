@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import same_state
+from torch import Tensor, nn
+
 from autoprune import FineTune, SupervisedTask
 from autoprune.errors import TrialError
 from autoprune.training.distill import Teacher
 from autoprune.training.finetune import dropout_layers, finetune
-from nets import same_state
-from torch import Tensor, nn
 
 SETTINGS = FineTune(epochs=4, lr=0.02, batch_size=30)
 
@@ -165,9 +166,7 @@ def test_the_teacher_has_its_share_of_the_loss(task: SupervisedTask) -> None:
     [batch] = task.batches("train", batch_size=120, seed=None)
     hard = F.cross_entropy(student(batch.inputs), batch.targets)
     soft = task.distance(student(batch.inputs), dense(batch.inputs), 3.0)
-    settings = FineTune(
-        epochs=1, lr=1e-12, batch_size=120, distill_weight=0.3, temperature=3.0
-    )
+    settings = FineTune(epochs=1, lr=1e-12, batch_size=120, distill_weight=0.3, temperature=3.0)
     [epoch] = finetune(student, task, settings, teacher=Teacher(dense, task))
     assert epoch.loss == pytest.approx((0.7 * hard + 0.3 * soft).item(), rel=1e-5)
 

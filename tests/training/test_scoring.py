@@ -4,10 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from autoprune.errors import AutopruneError
-from autoprune.training.scoring import get_scorer
 from sklearn import metrics
 from torch import Tensor
+
+from autoprune.errors import AutopruneError
+from autoprune.training.scoring import get_scorer
 
 TRUTH = torch.arange(40) % 3
 LOGITS = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))

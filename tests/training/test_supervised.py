@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from autoprune import AutopruneError, SupervisedTask
-from autoprune.training.task import Task
 from nets import NETS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from autoprune import AutopruneError, SupervisedTask
+from autoprune.training.task import Task
 
 X = torch.arange(20.0).reshape(10, 2)
 Y = torch.arange(10) % 3

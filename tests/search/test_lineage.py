@@ -1,0 +1,83 @@
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprune.pruning.plan import FineTune, Plan
+from autoprune.searching.candidate import Candidate, Score
+from autoprune.searching.lineage import choose_parent, covers
+
+WIDTHS = st.fixed_dictionaries({"a": st.integers(1, 4), "b": st.integers(1, 4)})
+
+
+def candidate(widths: dict[str, int], valid: float, name: str = "t") -> Candidate:
+    return Candidate(
+        name=name,
+        trial=0,
+        plan=Plan(widths=widths, criterion="l1", finetune=FineTune(epochs=1, lr=0.1)),
+        score=Score(valid=valid, params=10 * widths["a"] + widths["b"], macs=5, size_bytes=99),
+        parent="dense",
+        epochs=3,
+        curve=(0.1, valid),
+    )
+
+
+FINISHED = st.lists(st.builds(candidate, WIDTHS, st.sampled_from([0.2, 0.4, 0.6, 0.8])), max_size=8)
+
+
+@given(finished=FINISHED, widths=WIDTHS, higher=st.booleans())
+def test_the_parent_by_brute_force(
+    finished: list[Candidate], widths: dict[str, int], higher: bool
+) -> None:
+    sign = 1 if higher else -1
+
+    def beaten(c: Candidate) -> bool:
+        return any(
+            o.score.params <= c.score.params
+            and sign * o.score.valid >= sign * c.score.valid
+            and (o.score.params, o.score.valid) != (c.score.params, c.score.valid)
+            for o in finished
+        )
+
+    fit = [
+        c.score.params
+        for c in finished
+        if not beaten(c) and all(c.plan.widths[n] >= widths[n] for n in widths)
+    ]
+    parent = choose_parent(finished, widths, higher_is_better=higher)
+    if not fit:
+        assert parent is None
+    else:
+        assert parent is not None
+        assert covers(parent.plan.widths, widths)
+        assert not beaten(parent)
+        assert parent.score.params == min(fit)
+
+
+def test_the_nearest_on_the_front() -> None:
+    wide = candidate({"a": 4, "b": 4}, 0.9, "wide")
+    near = candidate({"a": 3, "b": 2}, 0.7, "near")
+    bad = candidate({"a": 3, "b": 1}, 0.1, "bad")
+    small = candidate({"a": 1, "b": 1}, 0.5, "small")
+    finished = [small, wide, bad, near]
+
+    def parent(a: int, b: int) -> str | None:
+        found = choose_parent(finished, {"a": a, "b": b}, higher_is_better=True)
+        return found and found.name
+
+    assert parent(1, 1) == "small"
+    assert parent(2, 1) == "near"  # bad fits more tightly, but small beats it
+    assert parent(2, 3) == "wide"
+    assert parent(4, 4) == "wide"
+    assert choose_parent([], {"a": 1, "b": 1}, higher_is_better=True) is None
+    assert choose_parent([small], {"a": 2, "b": 1}, higher_is_better=True) is None
+
+
+def test_covering_is_everywhere() -> None:
+    assert covers({"a": 2, "b": 2}, {"a": 2, "b": 1})
+    assert not covers({"a": 2, "b": 2}, {"a": 1, "b": 3})
+
+
+def test_a_candidate_survives_json() -> None:
+    one = candidate({"a": 3, "b": 1}, 0.5)
+    assert Candidate.from_json(json.loads(json.dumps(one.to_json()))) == one

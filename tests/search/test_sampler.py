@@ -1,0 +1,210 @@
+import json
+import math
+import warnings
+from itertools import pairwise
+from typing import Any
+
+import optuna
+import pytest
+from nets import grouped
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState
+
+from autoprune import AutopruneError, Space
+from autoprune.pruning.cost import CostModel
+from autoprune.searching.allocation import Allocator
+from autoprune.searching.lineage import covers
+from autoprune.searching.pareto import pareto
+from autoprune.searching.sampler import (
+    PARAMS,
+    SAMPLERS,
+    VALID,
+    SamplerContext,
+    check_sampler,
+    make_sampler,
+)
+from autoprune.searching.space import SearchSpace
+
+CHANNELS = grouped("residual").channels
+COST = CostModel(grouped("residual"))
+SPACE = SearchSpace(
+    channels=CHANNELS,
+    space=Space(epochs=(2, 8), criteria=("taylor", "l1", "fisher")),
+    has_dropout=True,
+)
+
+
+def context(seed: int = 0, budget: int = 12, **changes: Any) -> SamplerContext:
+    settings = {"space": SPACE, "allocator": Allocator(COST), "budget": budget, "seed": seed}
+    return SamplerContext(**{**settings, **changes})
+
+
+def fake_score(widths: dict[str, int]) -> float:
+    """Larger is better, with less and less to gain; stem matters most."""
+    return 1 - math.exp(-sum(w / CHANNELS[n] for n, w in widths.items()) - widths["stem"] / 8)
+
+
+def run(
+    name: str, trials: int = 12, *, ended: dict[int, TrialState] | None = None, **changes: Any
+) -> optuna.Study:
+    """Ask and tell `trials` trials of a study in which nothing is trained."""
+    sampler = make_sampler(name, context(**changes))
+    sign = 1.0 if changes.get("higher_is_better", True) else -1.0
+    study = optuna.create_study(
+        directions=["maximize" if sign > 0 else "minimize", "minimize"], sampler=sampler
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for number in range(trials):
+            trial = study.ask(SPACE.distributions)
+            if ended and number in ended:
+                study.tell(trial, state=ended[number])
+                continue
+            widths = SPACE.widths(trial.params)
+            score, params = sign * fake_score(widths), COST.params(widths)
+            trial.set_user_attr(VALID, score)
+            trial.set_user_attr(PARAMS, params)
+            study.tell(trial, [score, math.log10(params)])
+    return study
+
+
+def proposals(study: optuna.Study) -> list[dict[str, int]]:
+    return [SPACE.widths(t.params) for t in study.trials]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+# --- the contract of every sampler --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_proposals_lie_in_the_space(name: str) -> None:
+    # Optuna's samplers draw at random until 10 trials are complete.
+    study = run(name, trials=15, ended={3: TrialState.PRUNED, 4: TrialState.FAIL})
+    assert len(study.trials) == 15
+    for trial in study.trials:
+        assert trial.params.keys() == SPACE.distributions.keys()
+        for key, distribution in SPACE.distributions.items():
+            value = trial.params[key]
+            if isinstance(distribution, CategoricalDistribution):
+                assert value in distribution.choices
+            else:
+                assert distribution.low <= value <= distribution.high
+                assert isinstance(value, int if key == "epochs" else float)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_trials_parameters_alone_give_its_plan(name: str) -> None:
+    study = run(name, trials=6)
+    for trial in study.trials:
+        params = json.loads(json.dumps(trial.params))
+        plan = SPACE.plan(params)
+        assert all(1 <= plan.widths[n] <= count for n, count in CHANNELS.items())
+        assert COST.params(plan.widths) == trial.user_attrs[PARAMS]
+        assert plan == SPACE.plan(trial.params)
+    assert len({tuple(w.items()) for w in proposals(study)}) > 1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_seed_decides_the_proposals(name: str) -> None:
+    def params(seed: int) -> list[dict[str, Any]]:
+        return [t.params for t in run(name, trials=13, seed=seed).trials]
+
+    first = params(1)
+    assert params(1) == first
+    assert params(2) != first
+
+
+def test_unknown_samplers_are_refused() -> None:
+    for ask in (check_sampler, lambda name: make_sampler(name, context())):
+        with pytest.raises(AutopruneError, match=r"Unknown sampler 'prunin'.*mean 'pruning'"):
+            ask("prunin")
+    check_sampler("tpe")
+
+
+# --- ours ---------------------------------------------------------------------------------------
+
+CHAIN = 14  # 0.7 of a budget of 20
+
+
+def test_the_chain_descends_and_nests() -> None:
+    chain = proposals(run("pruning", trials=CHAIN, budget=20))
+    distinct = [w for i, w in enumerate(chain) if w not in chain[:i]]
+    assert len(distinct) >= 10
+    sizes = [COST.params(w) for w in distinct]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(covers(a, b) for a, b in pairwise(distinct))
+
+
+def test_the_chain_spans_the_sizes() -> None:
+    chain = proposals(run("pruning", trials=CHAIN, budget=20))
+    dense = COST.params(CHANNELS)
+    assert 0.5 * dense < COST.params(chain[0]) <= 0.7 * dense
+    assert min(COST.params(w) for w in chain) == COST.params(SPACE.minimum_widths())
+
+
+def test_no_chain_link_breaks_the_most_sparsity_allowed() -> None:
+    space = SearchSpace(channels=CHANNELS, space=Space(max_sparsity=0.5), has_dropout=False)
+    allocator = Allocator(COST, lowest=space.minimum_widths())
+    sampler = make_sampler("pruning", context(space=space, allocator=allocator))
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for _ in range(8):
+        trial = study.ask(space.distributions)
+        assert covers(space.widths(trial.params), space.minimum_widths())
+        study.tell(trial, [0.5, 1.0])
+
+
+def after_the_chain(**changes: Any) -> tuple[optuna.Study, list[optuna.trial.FrozenTrial]]:
+    study = run("pruning", trials=30, budget=20, **changes)
+    return study, study.trials[CHAIN:]
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_later_proposals_can_be_cut_from_the_front(higher: bool) -> None:
+    study, later = after_the_chain(higher_is_better=higher)
+    sign = 1.0 if higher else -1.0
+    for trial in later:
+        front = pareto(
+            study.trials[: trial.number],
+            score=lambda t: sign * t.user_attrs[VALID],
+            size=lambda t: t.user_attrs[PARAMS],
+        )
+        widths = SPACE.widths(trial.params)
+        assert any(covers(SPACE.widths(t.params), widths) for t in front)
+
+
+def test_later_proposals_are_new_sizes_and_members_again() -> None:
+    study, later = after_the_chain()
+    new = [SPACE.widths(t.params) not in proposals(study)[: t.number] for t in later]
+    assert any(new)
+    assert not all(new)
+
+
+def test_a_resumed_search_goes_on_as_it_would_have() -> None:
+    whole = run("pruning", trials=18, budget=20)
+    half = run("pruning", trials=16, budget=20)
+    half.sampler = make_sampler("pruning", context(budget=20))
+    assert half.ask(SPACE.distributions).params == whole.trials[16].params
+
+
+def test_without_a_finished_trial_the_chain_starts_again() -> None:
+    study = run("pruning", trials=20, budget=4, ended=dict.fromkeys(range(20), TrialState.FAIL))
+    found = proposals(study)
+    links = next(n for n in range(1, 20) if found[n] == found[0])
+    assert links > 1
+    assert all(found[n] == found[n % links] for n in range(20))
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_small_budgets_have_a_chain(budget: int) -> None:
+    found = proposals(run("pruning", trials=budget, budget=budget))
+    assert len({COST.params(w) for w in found}) == budget
+
+
+def test_a_searched_recipe_varies() -> None:
+    study = run("pruning", trials=30, budget=20)
+    for key in ("lr", "weight_decay", "distill_weight", "temperature", "criterion"):
+        assert len({t.params[key] for t in study.trials}) > 1

@@ -1,0 +1,170 @@
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from autoprune import AutopruneError, FineTune, Space
+from autoprune.pruning.criteria import CRITERIA
+from autoprune.searching.space import SearchSpace, width_of, with_criteria
+
+CHANNELS = {"stem": 8, "blocks.0": 13, "head": 2}
+
+
+def search_space(
+    space: Space | None = None, *, has_dropout: bool = True, fixed_batch_size: int | None = None
+) -> SearchSpace:
+    return SearchSpace(
+        channels=CHANNELS,
+        space=space or Space(),
+        has_dropout=has_dropout,
+        fixed_batch_size=fixed_batch_size,
+    )
+
+
+# --- widths -------------------------------------------------------------------------------------
+
+
+@given(channels=st.integers(2, 3_000), data=st.data())
+def test_every_width_can_be_asked_for(channels: int, data: st.DataObject) -> None:
+    width = data.draw(st.integers(1, channels))
+    space = SearchSpace(channels={"g": channels}, space=Space(), has_dropout=False)
+    params = space.sparsities({"g": width})
+    distribution = space.distributions["sparsity/g"]
+    assert distribution.low <= params["sparsity/g"] <= distribution.high
+    assert space.widths(params) == {"g": width}
+
+
+@given(sparsity=st.floats(0, 1), channels=st.integers(1, 3_000))
+def test_at_least_one_channel_stays(sparsity: float, channels: int) -> None:
+    width = width_of(sparsity, channels)
+    assert 1 <= width <= channels
+    assert abs(width - (1 - sparsity) * channels) <= 0.5 + 1e-9 or width == 1
+
+
+@pytest.mark.parametrize("most", [0.3, 0.5, 0.99, 1.0])
+def test_no_group_loses_more_than_allowed(most: float) -> None:
+    space = search_space(Space(max_sparsity=most))
+    highest = {n: d.high for n, d in space.distributions.items() if n.startswith("sparsity/")}
+    assert all(high <= most for high in highest.values())
+    assert space.minimum_widths() == space.widths(highest)
+    assert space.minimum_widths() == {
+        name: max(1, round((1 - most) * count)) for name, count in CHANNELS.items()
+    }
+
+
+# --- distributions ------------------------------------------------------------------------------
+
+
+def test_pairs_are_searched_and_numbers_are_fixed() -> None:
+    everything = Space(epochs=(2, 9), lr=(1e-4, 1e-1), dropout=(0.0, 0.4), batch_size=(16, 32))
+    found = search_space(everything).distributions
+    assert list(found)[:3] == ["sparsity/stem", "sparsity/blocks.0", "sparsity/head"]
+    assert found["criterion"] == CategoricalDistribution(everything.criteria)
+    assert found["batch_size"] == CategoricalDistribution((16, 32))
+    assert found["epochs"] == IntDistribution(2, 9, log=True)
+    assert found["lr"] == FloatDistribution(1e-4, 1e-1, log=True)
+    assert found["dropout"] == FloatDistribution(0.0, 0.4)
+
+    nothing = Space(
+        criteria=("l1",), lr=1e-3, weight_decay=0.0, distill_weight=0.5, temperature=2.0,
+        dropout=0.1, batch_size=16,
+    )  # fmt: skip
+    assert list(search_space(nothing).distributions) == [
+        "sparsity/stem", "sparsity/blocks.0", "sparsity/head", "criterion",
+    ]  # fmt: skip
+
+
+def test_a_range_from_zero_is_not_logarithmic() -> None:
+    found = search_space(Space(weight_decay=(0.0, 0.1))).distributions
+    assert found["weight_decay"] == FloatDistribution(0.0, 0.1)
+
+
+def test_dropout_is_searched_only_where_there_is_some() -> None:
+    assert "dropout" in search_space().distributions
+    assert "dropout" not in search_space(has_dropout=False).distributions
+    assert "dropout" not in search_space(Space(dropout=None)).distributions
+
+
+def test_a_loaders_batch_size_is_not_searched() -> None:
+    space = search_space(fixed_batch_size=48)
+    assert "batch_size" not in space.distributions
+    params = {**space.sparsities(CHANNELS), "criterion": "l1", "lr": 1e-3, "weight_decay": 0.0,
+              "distill_weight": 0.5, "temperature": 2.0, "dropout": 0.1}  # fmt: skip
+    assert space.plan(params).finetune.batch_size == 48
+
+
+# --- plans --------------------------------------------------------------------------------------
+
+
+def test_a_plan_takes_what_was_searched_and_what_is_fixed() -> None:
+    space = search_space(Space(epochs=7, temperature=3.0, batch_size=(16, 32)))
+    plan = space.plan(
+        {
+            "sparsity/stem": 0.5,
+            "sparsity/blocks.0": 0.0,
+            "sparsity/head": 0.5,
+            "criterion": "fisher",
+            "batch_size": 32,
+            "lr": 0.01,
+            "weight_decay": 1e-4,
+            "distill_weight": 0.25,
+            "dropout": 0.2,
+        }
+    )
+    assert plan.widths == {"stem": 4, "blocks.0": 13, "head": 1}
+    assert (plan.criterion, plan.kept) == ("fisher", None)
+    assert plan.finetune == FineTune(
+        epochs=7, lr=0.01, batch_size=32, weight_decay=1e-4, distill_weight=0.25,
+        temperature=3.0, dropout=0.2,
+    )  # fmt: skip
+
+
+def test_a_net_without_dropout_gets_none() -> None:
+    space = search_space(Space(dropout=0.2), has_dropout=False)
+    params = {**space.sparsities(CHANNELS), "criterion": "l1", "lr": 1e-3, "weight_decay": 0.0,
+              "distill_weight": 0.5, "temperature": 2.0}  # fmt: skip
+    assert space.plan(params).finetune.dropout is None
+
+
+# --- the user's space ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"criteria": ()}, "must name at least one criterion"),
+        ({"criteria": ("l1", "tailor")}, "Did you mean 'taylor'"),
+        ({"lr": (1e-2, 1e-3)}, r"`space.lr` must be a number or \(low, high\) with low < high"),
+        ({"lr": (1e-3, 1e-3)}, "low < high"),
+        ({"lr": (1e-3, 1e-2, 1e-1)}, "low < high"),
+        ({"lr": "fast"}, "but is 'fast'"),
+        ({"lr": 0.0}, "`space.lr` must lie between 1e-12 and inf, but is 0"),
+        ({"lr": math.nan}, "`space.lr` must lie between"),
+        ({"epochs": 0}, "`space.epochs` must lie between 1 and inf, but is 0"),
+        ({"epochs": True}, "must be a number"),
+        ({"batch_size": 0}, "`space.batch_size` must be at least 1"),
+        ({"batch_size": ()}, "`space.batch_size` must be at least 1"),
+        ({"batch_size": (16, -1)}, "`space.batch_size` must be at least 1"),
+        ({"weight_decay": -0.1}, "`space.weight_decay` must lie between 0 and inf"),
+        ({"distill_weight": (0.5, 1.5)}, "`space.distill_weight` must lie between 0 and 1"),
+        ({"temperature": 0}, "`space.temperature` must lie between"),
+        ({"dropout": 0.99}, "`space.dropout` must lie between 0 and 0.95"),
+        ({"max_sparsity": 0.0}, "`space.max_sparsity` must lie between"),
+        ({"max_sparsity": 1.1}, "`space.max_sparsity` must lie between"),
+    ],
+)
+def test_bad_spaces_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(AutopruneError, match=message):
+        Space(**settings)
+
+
+def test_the_default_criteria_are_all_but_chance() -> None:
+    assert set(Space().criteria) == set(CRITERIA) - {"random"}
+
+
+def test_other_criteria_leave_the_rest() -> None:
+    space = with_criteria(Space(lr=0.1, epochs=(2, 3)), ["l1"])
+    assert space == Space(lr=0.1, epochs=(2, 3), criteria=("l1",))
