@@ -183,6 +183,14 @@ def _entry(name: str, trial: int | None, score: Score, test: float | None) -> di
     }
 
 
+class UnexpectedError(RuntimeError):
+    """A job failed with something other than one of our errors."""
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(cause if cause.endswith(".") else f"{cause}.")
+        self.detail = detail
+
+
 def run_job(
     executor: Executor,
     function: JobFunction,
@@ -201,7 +209,7 @@ def run_job(
         elif isinstance(event, Failed):
             if event.fixable:
                 raise AutopruneError(event.cause)
-            raise RuntimeError(f"{event.cause}\n{event.detail}")
+            raise UnexpectedError(event.cause, event.detail)
         else:
             value: dict[str, Any] = event.value
             return value

@@ -14,11 +14,11 @@ from torch import nn
 from autoprune import jobs
 from autoprune.driver import Dense, Driver
 from autoprune.errors import AutopruneError
-from autoprune.finale import Finale, run_job
+from autoprune.finale import Finale, UnexpectedError, run_job
 from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter, Status
 from autoprune.pruning.cost import CostModel
-from autoprune.pruning.files import read_json, write_json
+from autoprune.pruning.files import read_json, write_json, write_whole
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import fingerprint
@@ -306,7 +306,16 @@ class _Session:
                     )
                 )
 
-            write_json(self.store.dense_file, run_job(executor, jobs.prepare_dense, tell))
+            try:
+                found = run_job(executor, jobs.prepare_dense, tell)
+            except UnexpectedError as error:
+                log = self.store.logs / "dense.log"
+                write_whole(log, error.detail.encode())
+                raise AutopruneError(
+                    f"The dense model must be trained and scored first, but that raised {error} "
+                    f"Mend the model or the data; {log} has the traceback."
+                ) from error
+            write_json(self.store.dense_file, found)
         value = read_json(self.store.dense_file)
         return Dense(
             score=Score(**{f: value[f] for f in Score.__dataclass_fields__}),

@@ -555,7 +555,7 @@ def test_mlflow_follows_a_raised_budget(tmp_path: Path) -> None:
     # Where the smallest is the best, a smaller model drives every other one off the front.
     study = write_study(tmp_path / "study.py", before=SMALL_IS_GOOD)
     fronts = []
-    for budget in (2, 5):
+    for budget in (1, 4):
         reporter = Notes()
         result = run.search(
             study, out=tmp_path / "out", budget=budget, workers=0, reporter=reporter

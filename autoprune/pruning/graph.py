@@ -54,7 +54,13 @@ def find_groups(model: nn.Module, example: Any, *, keep: Sequence[str] = ()) -> 
     >>> grouping.channels, grouping.blocked[0].reason
     ({'0': 8}, "its outputs are the model's outputs")
     """
-    model = copy.deepcopy(model).eval().requires_grad_(True)
+    try:
+        model = copy.deepcopy(model).eval().requires_grad_(True)
+    except Exception as error:
+        raise AutopruneError(
+            f"The model must be open to copying, but copying it raised {first_line(error)}. "
+            f"Fold old-style hooks such as `weight_norm` in first (`remove_weight_norm`)."
+        ) from error
     check_example(model, example)
     kept_layers = _matching_layers(model, keep)
     positions = weight_positions(model, example)

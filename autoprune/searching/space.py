@@ -54,7 +54,10 @@ class Space:
     """No group loses a larger share of its channels. At least one channel always stays."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "criteria", tuple(self.criteria))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, list) or f.name == "criteria":
+                object.__setattr__(self, f.name, tuple(value))
         for name in self.criteria:
             get_criterion(name)
         if not self.criteria:
@@ -62,9 +65,11 @@ class Space:
         for f in fields(self):
             if f.name not in ("criteria", "batch_size"):
                 _check_range(f.name, getattr(self, f.name))
-        if min(self.batch_sizes, default=0) < 1:
+        whole = all(type(size) is int and size >= 1 for size in self.batch_sizes)
+        if not (whole and self.batch_sizes):
             raise AutopruneError(
-                f"`space.batch_size` must be at least 1, but is {self.batch_size}."
+                f"`space.batch_size` must be one or more whole numbers of at least 1, "
+                f"but is {self.batch_size!r}."
             )
         self._check_limits()
 
@@ -91,13 +96,26 @@ class Space:
         return self.batch_size if isinstance(self.batch_size, tuple) else (self.batch_size,)
 
 
+_RANGE_RULE = "a number or (low, high) with low < high"
+_RULES = {
+    "epochs": "a whole number or (low, high) of whole numbers with low < high",
+    "max_sparsity": "a number",
+    "dropout": f"{_RANGE_RULE}, or None",
+}
+
+
 def _check_range(name: str, value: Any) -> None:
     ends = value if isinstance(value, tuple) else (value,)
-    numbers = all(isinstance(e, (int, float)) and not isinstance(e, bool) for e in ends)
+    kinds = (int,) if name == "epochs" else (int, float)
+    numbers = all(isinstance(e, kinds) and not isinstance(e, bool) for e in ends)
     ordered = not isinstance(value, tuple) or (len(value) == 2 and numbers and value[0] < value[1])
-    if value is not None and not (numbers and ordered):
+    if value is None and name == "dropout":
+        return
+    if name == "max_sparsity" and isinstance(value, tuple):
+        ordered = False
+    if not (numbers and ordered):
         raise AutopruneError(
-            f"`space.{name}` must be a number or (low, high) with low < high, but is {value!r}."
+            f"`space.{name}` must be {_RULES.get(name, _RANGE_RULE)}, but is {value!r}."
         )
 
 

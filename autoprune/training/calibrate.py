@@ -29,9 +29,11 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> None:
         norm.momentum = None  # a cumulative average
         norm.train()
     device = device_of(model)
-    with torch.no_grad():
-        for batch in batches:
-            call(model, to_batch(batch, device).inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                call(model, to_batch(batch, device).inputs)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.eval()

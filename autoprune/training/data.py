@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.forward import map_tensors, tensors_of
@@ -40,13 +39,20 @@ class _ArrayBatches:
     seed: int | None
 
     def __len__(self) -> int:
-        return math.ceil(len(self.split) / self.batch_size)
+        return len(self._indices(torch.arange(len(self.split))))
+
+    def _indices(self, order: Tensor) -> list[Tensor]:
+        parts = list(torch.split(order, self.batch_size))
+        if self.seed is not None and len(parts) > 1 and len(parts[-1]) == 1:
+            # BatchNorm cannot train on a single sample: it goes with the batch before.
+            parts[-2:] = [torch.cat(parts[-2:])]
+        return parts
 
     def __iter__(self) -> Iterator[Batch]:
         order = torch.arange(len(self.split))
         if self.seed is not None:
             order = order[torch.randperm(len(order), generator=_generator(self.seed))]
-        for index in torch.split(order, self.batch_size):
+        for index in self._indices(order):
             yield Batch(
                 inputs=map_tensors(lambda t, i=index: t[i], self.split.inputs),  # type: ignore[misc]
                 targets=map_tensors(lambda t, i=index: t[i], self.split.targets),  # type: ignore[misc]
@@ -66,24 +72,42 @@ class LoaderSplit:
 
     def batches(self, batch_size: int, seed: int | None) -> Batches:
         if isinstance(self.source, DataLoader):
-            return _LoaderBatches(self.source)
-        shuffle: dict[str, Any] = {"shuffle": False}
+            return _LoaderBatches(self.source, seed)
+        options: dict[str, Any] = {}
         if seed is not None:
-            shuffle = {"shuffle": True, "generator": _generator(seed)}
-        return _LoaderBatches(DataLoader(self.source, batch_size=batch_size, **shuffle))
+            # BatchNorm cannot train on a single sample.
+            lone = len(cast("Sized", self.source)) % batch_size == 1
+            drop_last = lone and len(cast("Sized", self.source)) > 1
+            options = {"shuffle": True, "generator": _generator(seed), "drop_last": drop_last}
+        return _LoaderBatches(DataLoader(self.source, batch_size=batch_size, **options), seed)
 
 
 @dataclass(frozen=True, eq=False)
 class _LoaderBatches:
     loader: DataLoader[Any]
+    seed: int | None
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for item in self.loader:
+        for item in self._items():
             inputs, targets = _unpack(item)
             yield Batch(inputs=inputs, targets=targets)
+
+    def _items(self) -> Iterator[Any]:
+        if self.seed is None:
+            yield from self.loader
+            return
+        # A loader's order is drawn from the global state when its first batch is asked for.
+        state = torch.get_rng_state()
+        torch.manual_seed(self.seed)
+        items = iter(self.loader)
+        first = next(items, None)
+        torch.set_rng_state(state)
+        if first is not None:
+            yield first
+            yield from items
 
 
 def _unpack(item: Any) -> tuple[Any, Any]:
@@ -116,6 +140,11 @@ def as_split(name: str, source: Any, *, integer_targets: bool) -> ArraySplit | L
             targets = map_tensors(_as_labels, targets)
         _check_arrays(name, inputs, targets)
         return ArraySplit(inputs, targets)
+    if isinstance(source, IterableDataset):
+        raise AutopruneError(
+            f"The {name} data must have a length and be open to shuffling, but is an "
+            f"IterableDataset. Wrap it in a DataLoader, or collect it into arrays."
+        )
     if isinstance(source, (Dataset, DataLoader)) or _is_dataset(source):
         if isinstance(source, Sized) and len(source) == 0:
             raise AutopruneError(f"The {name} data must not be empty, but it is.")
@@ -127,7 +156,8 @@ def as_split(name: str, source: Any, *, integer_targets: bool) -> ArraySplit | L
 
 
 def _is_dataset(source: Any) -> bool:
-    return hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    return indexed and not isinstance(source, Mapping)
 
 
 def _tensors(value: Any) -> Any:
@@ -136,13 +166,27 @@ def _tensors(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_tensors(item) for item in value)
     if not isinstance(value, Tensor):
-        value = torch.from_numpy(np.ascontiguousarray(np.asarray(value)))
+        array = np.ascontiguousarray(np.asarray(value))
+        if array.dtype.kind not in "biuf":
+            raise AutopruneError(
+                f"Data must be numbers, but an array of type {array.dtype} was given. "
+                f"Encode it in the study file."
+            )
+        value = torch.from_numpy(array)
     return value.float() if value.dtype in (torch.float64, torch.float16) else value
 
 
 def _as_labels(targets: Tensor) -> Tensor:
+    if targets.dim() == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
     if targets.is_floating_point():
-        return targets  # class probabilities
+        if targets.dim() > 1:
+            return targets  # class probabilities
+        if not bool((targets == targets.round()).all()):
+            raise AutopruneError(
+                "Targets of `cross_entropy` must be class numbers or rows of probabilities, "
+                "but are other numbers. For regression use loss='mse'."
+            )
     return targets.long()
 
 

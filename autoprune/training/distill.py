@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class Teacher:
     """
 
     def __init__(self, model: nn.Module, task: Task) -> None:
-        self._model = model.eval().requires_grad_(False)
+        self._model = copy.deepcopy(model).eval().requires_grad_(False)
         self._device = device_of(model)
         self._task = task
         self._cache: Tensor | None = None

@@ -26,8 +26,16 @@ def accuracy(outputs: Tensor, targets: Tensor) -> float:
     return float((guesses == truth).float().mean())
 
 
-def get_scorer(name: str) -> Scorer:
+def binary_accuracy(outputs: Tensor, targets: Tensor) -> float:
+    """Fraction of labels for which logit > 0 says the truth; several labels a sample are fine."""
+    truth = targets.reshape(outputs.shape) > 0.5
+    return float(((outputs > 0) == truth).float().mean())
+
+
+def get_scorer(name: str, *, classifies: bool | None = None) -> Scorer:
     """Return ``accuracy``, or any of scikit-learn's scorers (all of which want to be high).
+
+    `classifies` says whether targets are classes; without it, whole-numbered types are.
 
     Raises
     ------
@@ -50,7 +58,10 @@ def get_scorer(name: str) -> Scorer:
                 f"pass a function `scorer(outputs, targets)` instead."
             )
         truth = targets.numpy()
-        estimator = _answers(outputs, truth)
+        discrete = np.issubdtype(truth.dtype, np.integer) if classifies is None else classifies
+        if discrete:
+            truth = truth.astype(np.int64)
+        estimator = _answers(outputs, truth, discrete=discrete)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return float(scorer(estimator, np.zeros((len(truth), 1)), truth))
@@ -58,11 +69,9 @@ def get_scorer(name: str) -> Scorer:
     return score
 
 
-def _answers(outputs: Tensor, truth: np.ndarray[Any, Any]) -> Any:
+def _answers(outputs: Tensor, truth: np.ndarray[Any, Any], *, discrete: bool) -> Any:
     """Wrap outputs as the fitted estimator that a scikit-learn scorer wants to ask."""
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-
-    discrete = np.issubdtype(truth.dtype, np.integer)
 
     class Regressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         def __sklearn_is_fitted__(self) -> bool:

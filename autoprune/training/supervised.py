@@ -13,7 +13,7 @@ from autoprune.errors import AutopruneError, unknown
 from autoprune.pruning.forward import call, map_tensors, tensors_of
 from autoprune.training.data import ArraySplit, LoaderSplit, as_split
 from autoprune.training.device import autocast, device_of, to_device
-from autoprune.training.scoring import Scorer, get_scorer
+from autoprune.training.scoring import Scorer, binary_accuracy, get_scorer
 from autoprune.training.task import Batch, Batches, Split
 
 Loss = Callable[[Any, Any], Tensor]
@@ -91,9 +91,18 @@ class SupervisedTask:
             loss, nn.CrossEntropyLoss
         )
         self._loss = LOSSES[loss] if isinstance(loss, str) else loss
+        binary = loss == "bce_with_logits"
         if scorer is None:
-            scorer = "accuracy" if self.classifies or loss == "bce_with_logits" else "r2"
-        self._scorer = get_scorer(scorer) if isinstance(scorer, str) else scorer
+            scorer = "accuracy" if self.classifies or binary else "r2"
+        if binary and scorer == "accuracy":
+            self._scorer: Scorer = binary_accuracy
+        elif isinstance(scorer, str):
+            known = isinstance(loss, str) or self.classifies
+            self._scorer = get_scorer(
+                scorer, classifies=self.classifies or binary if known else None
+            )
+        else:
+            self._scorer = scorer
         self.higher_is_better = True if isinstance(scorer, str) else higher_is_better
         self.metric = metric or (
             scorer if isinstance(scorer, str) else getattr(scorer, "__name__", "score")
