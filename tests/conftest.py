@@ -1,8 +1,5 @@
 """Fixtures that every test may use."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import settings
@@ -11,7 +8,6 @@ from torch import Tensor
 from autoprune import SupervisedTask
 
 # The import mode puts no folder on the path, but tests share nets.py and helpers.py.
-sys.path.insert(0, str(Path(__file__).parent))
 
 # The same examples every time: a test that fails does so for everyone.
 settings.register_profile("small", max_examples=12, deadline=None, derandomize=True, database=None)

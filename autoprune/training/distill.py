@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -19,11 +18,12 @@ class Teacher:
     """Answers what the dense model says of a batch.
 
     Where batches carry an `index` and the outputs are one tensor of moderate size, the dense model
-    runs once over the training split; otherwise it runs on every batch.
+    runs once over the training split; otherwise it runs on every batch. The model is the teacher's
+    from then on: frozen, in evaluation mode.
     """
 
     def __init__(self, model: nn.Module, task: Task) -> None:
-        self._model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._model = model.eval().requires_grad_(False)
         self._device = device_of(model)
         self._task = task
         self._cache: Tensor | None = None

@@ -208,3 +208,25 @@ def test_the_model_must_return_tensors() -> None:
     model.forward = lambda x: "none"
     with pytest.raises(AutopruneError, match="must return tensors"):
         find_groups(model, torch.zeros(1, 2))
+
+
+class SoftmaxAfterNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.norm, self.head = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.softmax(self.norm(self.inner(x)), -1))
+
+
+def test_a_layernorm_does_not_hide_an_operation_that_mixes_channels() -> None:
+    grouping = find_groups(SoftmaxAfterNorm(), torch.randn(2, 4))
+    reasons = {b.layer: b.reason for b in grouping.blocked}
+    assert not grouping.groups
+    assert "mixes its channels" in reasons["inner"]
+
+
+def test_what_breaks_when_it_is_cut_is_blocked() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.PixelShuffle(2), nn.Conv2d(4, 8, 1), nn.ReLU())
+    grouping = find_groups(model, torch.randn(2, 3, 4, 4))
+    assert "does not run without them" in {b.layer: b.reason for b in grouping.blocked}["0"]

@@ -266,3 +266,43 @@ def test_distance_of_numbers_is_squared() -> None:
     task = task_of((X, X[:, 0]), loss="mse")
     outputs, teacher = (torch.ones(4, 1), torch.zeros(2)), (torch.zeros(4, 1), torch.full((2,), 3))
     assert float(task.distance(outputs, teacher, 2.0)) == 1.0 + 9.0
+
+
+def test_a_lone_last_sample_is_trained_with_the_batch_before() -> None:
+    x, y = torch.randn(65, 4), torch.arange(65) % 3
+    task = SupervisedTask(train=(x, y), valid=(x, y))
+    sizes = [len(b.targets) for b in task.batches("train", batch_size=16, seed=0)]
+    assert sizes == [16, 16, 16, 17]
+    assert len(task.batches("train", batch_size=16, seed=0)) == 4
+
+
+def test_binary_scorers_take_float_targets() -> None:
+    x = torch.randn(40, 4)
+    y = (x[:, :1] > 0).float()
+    net = torch.nn.Linear(4, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, 0, 0, 0]]))
+        net.bias.zero_()
+    for scorer in ("roc_auc", "f1", "accuracy"):
+        task = SupervisedTask(train=(x, y), valid=(x, y), loss="bce_with_logits", scorer=scorer)
+        assert task.evaluate(net, "valid") == 1.0
+
+
+def test_several_labels_a_sample_count_one_by_one() -> None:
+    x = torch.tensor([[1.0, 9, -1, -1]] * 3)
+    y = torch.tensor([[1.0, 1, 0, 1]] * 3)
+    task = SupervisedTask(train=(x, y), valid=(x, y), loss="bce_with_logits")
+    assert task.evaluate(torch.nn.Identity(), "valid") == 0.75
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.rand(10), "class numbers or rows of probabilities"),
+        (["a"] * 10, "Data must be numbers"),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused(targets: object, message: str) -> None:
+    x = torch.randn(10, 4)
+    with pytest.raises(AutopruneError, match=message):
+        SupervisedTask(train=(x, targets), valid=(x, targets))
