@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.samplers import BaseSampler
 from torch import nn
 
 from autoprune import jobs
-from autoprune.driver import Dense, Driver
 from autoprune.errors import AutopruneError
-from autoprune.finale import Finale, UnexpectedError, run_job
 from autoprune.opening import opening_for
-from autoprune.progress import Reporter, SilentReporter, Status
-from autoprune.pruning.cost import CostModel
-from autoprune.pruning.files import read_json, write_json, write_whole
+from autoprune.progress import Reporter, SilentReporter
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import fingerprint
-from autoprune.results.provenance import git_commit, versions
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
-from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
-from autoprune.running.executor import Executor, Opening
-from autoprune.running.inline import InlineExecutor
-from autoprune.running.interrupts import InterruptibleExecutor
-from autoprune.running.local import LocalExecutor
-from autoprune.searching.allocation import Allocator
-from autoprune.searching.candidate import FINAL, Candidate, Score
-from autoprune.searching.optuna_study import ended_counts, open_journal, open_study
-from autoprune.searching.pareto import front_of
-from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace
+from autoprune.session import Session
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy, find_study_file, load_study, overridden
 from autoprune.training.finetune import dropout_layers
@@ -97,7 +80,7 @@ def search(
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     known = store.open(_identity(loaded, grouping, space, chosen))
     with store.locked():
-        session = _Session(
+        session = Session(
             study=loaded,
             settings=chosen,
             grouping=grouping,
@@ -142,249 +125,3 @@ def _identity(
         "accuracy_weight": settings.accuracy_weight if settings.objective == "weighted" else None,
         "seed": study.seed,
     }
-
-
-class _Session:
-    """One run of a search on an output folder that is ours."""
-
-    def __init__(
-        self,
-        *,
-        study: PruningStudy,
-        settings: Settings,
-        grouping: Grouping,
-        space: SearchSpace,
-        store: Store,
-        search_id: str,
-        reporter: Reporter,
-        opening: Opening,
-    ) -> None:
-        self.study = study
-        self.settings = settings
-        self.grouping = grouping
-        self.space = space
-        self.store = store
-        self.reporter = reporter
-        self.opening = opening
-        self.cost = CostModel(grouping)
-        self.tracker = self._open_tracker(search_id)
-
-    def run(self) -> SearchResult:
-        """Dense model, search, final stage, export: each step reuses what is on disk already."""
-        deadline = None
-        if self.settings.timeout is not None:
-            deadline = time.monotonic() + self.settings.timeout
-        self.store.save_grouping(self.grouping)
-        self.tracker.start(self._tracked_params(), self._setting_tags() | self._tracked_tags())
-        executor = InterruptibleExecutor(self._open_executor())
-        status = "FAILED"
-        counts: dict[str, float] = {}
-        try:
-            with executor.holding_back():
-                result, counts = self._run_stages(executor, deadline)
-            status = "FINISHED"
-            return result
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            executor.close()
-            self.reporter.update(Status(stage="recording"))
-            for problem in self.tracker.finish(counts, status=status):
-                self.reporter.note(problem)
-
-    def _run_stages(
-        self, executor: Executor, deadline: float | None
-    ) -> tuple[SearchResult, dict[str, float]]:
-        dense = self._dense(executor)
-        driver = self._driver(executor, dense)
-        study = self._optuna_study("", dense)
-        final_study = self._optuna_study(FINAL, dense)
-        driver.resume(study)
-        try:
-            driver.search(study, budget=self.settings.budget, deadline=deadline)
-        except KeyboardInterrupt:
-            driver.park(study)
-            raise
-        chosen = self._finish(driver, final_study)
-        result = self._export(executor, dense, chosen, ended_counts(study), driver)
-        counts: dict[str, float] = {f"trials_{state}": n for state, n in result.trials.items()}
-        counts |= {"front_size": len(result.front), "dense_valid": dense.score.valid}
-        return result, counts
-
-    # --- the parts --------------------------------------------------------------------------
-
-    def _open_executor(self) -> Executor:
-        workers = self.settings.worker_count()
-        if workers == 0:
-            return InlineExecutor(self.opening)
-        return LocalExecutor(self.opening, workers=workers, log_folder=self.store.logs)
-
-    def _open_tracker(self, search_id: str) -> Tracker:
-        uri = self.settings.tracking_uri
-        if uri == "none":
-            return NullTracker()
-        return MlflowTracker(
-            uri=uri or f"sqlite:///{self.store.mlflow_database}",
-            experiment=self.settings.experiment,
-            search=search_id,
-            name=self.study.name,
-            artifacts=self.store.mlflow_artifacts if uri is None else None,
-        )
-
-    def _optuna_study(self, suffix: str, dense: Dense) -> optuna.Study:
-        objectives = [(self.study.task.metric, self.study.task.higher_is_better), ("params", False)]
-        if self.settings.objective == "weighted":
-            objectives = [("weighted", True)]
-        study = open_study(
-            f"{self.study.name}{suffix}",
-            storage=self.settings.storage or open_journal(self.store.journal),
-            objectives=objectives,
-        )
-        study.sampler = self._sampler(dense, trials=len(study.get_trials(deepcopy=False)))
-        return study
-
-    def _sampler(self, dense: Dense, *, trials: int) -> BaseSampler:
-        if isinstance(self.settings.sampler, BaseSampler):
-            return self.settings.sampler
-        allocator = Allocator(
-            self.cost, sensitivity=dense.sensitivity, lowest=self.space.minimum_widths()
-        )
-        return make_sampler(
-            self.settings.sampler,
-            SamplerContext(
-                space=self.space,
-                allocator=allocator,
-                budget=self.settings.budget,
-                seed=self.study.seed,
-                trials=trials,
-                higher_is_better=self.study.task.higher_is_better,
-            ),
-        )
-
-    def _driver(self, executor: Executor, dense: Dense) -> Driver:
-        return Driver(
-            space=self.space,
-            cost=self.cost,
-            store=self.store,
-            executor=executor,
-            tracker=self.tracker,
-            reporter=self.reporter,
-            dense=dense,
-            metric=self.study.task.metric,
-            higher_is_better=self.study.task.higher_is_better,
-            seed=self.study.seed,
-            values=self._values(dense),
-            early_stop=self.settings.early_stop,
-            tags=self._tracked_tags(),
-        )
-
-    def _values(self, dense: Dense) -> Callable[[Score], float | list[float]]:
-        if self.settings.objective == "pareto":
-            return lambda score: [score.valid, float(score.params)]
-        weight = self.settings.accuracy_weight
-        sign = 1.0 if self.study.task.higher_is_better else -1.0
-
-        def weighted(score: Score) -> float:
-            removed = 1.0 - score.params / dense.score.params
-            return weight * sign * score.valid + (1.0 - weight) * removed
-
-        return weighted
-
-    def _dense(self, executor: Executor) -> Dense:
-        if not self.store.dense_file.exists():
-            self.reporter.update(Status(stage="dense"))
-
-            def tell(value: Mapping[str, Any]) -> None:
-                self.reporter.update(
-                    Status(
-                        stage="dense",
-                        done=value["epoch"],
-                        total=value["epochs"],
-                        metric=self.study.task.metric,
-                        dense_valid=value["valid"],
-                    )
-                )
-
-            try:
-                found = run_job(executor, jobs.prepare_dense, tell)
-            except UnexpectedError as error:
-                log = self.store.logs / "dense.log"
-                write_whole(log, error.detail.encode())
-                raise AutopruneError(
-                    f"The dense model must be trained and scored first, but that raised {error} "
-                    f"Mend the model or the data; {log} has the traceback."
-                ) from error
-            write_json(self.store.dense_file, found)
-        value = read_json(self.store.dense_file)
-        return Dense(
-            score=Score(**{f: value[f] for f in Score.__dataclass_fields__}),
-            sensitivity=value["sensitivity"],
-        )
-
-    def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:
-        if not driver.candidates:
-            raise AutopruneError(
-                "No trial was completed, so there is no front. Raise --budget or --timeout."
-            )
-        if self.study.final_epochs:
-            try:
-                return driver.finish(study, epochs=self.study.final_epochs)
-            except KeyboardInterrupt:
-                driver.park(study)
-                raise
-        front = front_of(
-            driver.candidates.values(), higher_is_better=self.study.task.higher_is_better
-        )
-        return {c.name: c for c in front}
-
-    def _export(
-        self,
-        executor: Executor,
-        dense: Dense,
-        chosen: Mapping[str, Candidate],
-        trials: Mapping[str, int],
-        driver: Driver,
-    ) -> SearchResult:
-        finale = Finale(
-            study=self.study,
-            store=self.store,
-            grouping=self.grouping,
-            executor=executor,
-            reporter=self.reporter,
-        )
-        result = finale.export(dense=dense.score, chosen=chosen, trials=trials)
-        pictures = finale.pictures(
-            read_json(self.store.front_file), list(driver.candidates.values())
-        )
-        self.tracker.front(
-            finale.tracked(result, finale.front(chosen)), [self.store.front_file, *pictures]
-        )
-        return result
-
-    # --- MLflow -----------------------------------------------------------------------------
-
-    def _tracked_params(self) -> dict[str, Any]:
-        """Return what is the same whenever this search is gone on with."""
-        return {
-            "study": self.study.name,
-            "final_epochs": self.study.final_epochs,
-            "dense_params": self.cost.params(self.grouping.channels),
-            "groups": len(self.grouping.groups),
-        }
-
-    def _setting_tags(self) -> dict[str, str]:
-        """Return the settings, which may differ from one sitting to the next."""
-        hidden = ("storage", "tracking_uri")  # they may hold passwords
-        names = [n for n in Settings.__dataclass_fields__ if n not in hidden]
-        return {f"setting.{n}": str(getattr(self.settings, n)) for n in names}
-
-    def _tracked_tags(self) -> dict[str, str]:
-        commit = git_commit()
-        tags = {f"version.{name}": version for name, version in versions().items()}
-        return {
-            **tags,
-            "seed": str(self.study.seed),
-            "study": self.study.name,
-            **({"git_commit": commit} if commit else {}),
-        }
