@@ -18,7 +18,7 @@ from autoprune.pruning.plan import fingerprint
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.searching.space import SearchSpace
-from autoprune.session import Session
+from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy, find_study_file, load_study, overridden
 from autoprune.training.finetune import dropout_layers
@@ -80,7 +80,7 @@ def search(
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     known = store.open(_identity(loaded, grouping, space, chosen))
     with store.locked():
-        session = Session(
+        search_run = SearchRun(
             study=loaded,
             settings=chosen,
             grouping=grouping,
@@ -96,7 +96,7 @@ def search(
                 criteria=criteria,
             ),
         )
-        return session.run()
+        return search_run.run()
 
 
 def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:

@@ -35,7 +35,7 @@ from autoprune.settings import Settings
 from autoprune.study import PruningStudy
 
 
-class Session:
+class SearchRun:
     """One run of a search, from a checked study to exported models."""
 
     def __init__(
