@@ -39,8 +39,8 @@ from autoprune.training.task import Batch
 Job = Generator[dict[str, Any], bool, dict[str, Any] | None]
 
 CALIBRATION_SAMPLES = 256
-CALIBRATION_BATCH = 32
-RECALIBRATION_SAMPLES = 1024
+CALIBRATION_BATCH = 64
+RECALIBRATION_SAMPLES = 512
 RECALIBRATION_BATCH = 128
 
 
