@@ -17,10 +17,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autoprune.errors import AutopruneError
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.criteria import CRITERIA, get_criterion, score_groups
-from autoprune.pruning.cut import cut, load_state
+from autoprune.pruning.cut import check_state, cut, load_state
 from autoprune.pruning.evidence import collect, top_channels
 from autoprune.pruning.groups import Grouping, restrict
 from autoprune.pruning.plan import FineTune, Plan, fingerprint
@@ -172,25 +171,10 @@ def dense_model(study: PruningStudy) -> nn.Module:
     """
     model = study.build()
     if study.checkpoint is not None:
-        _load_checkpoint(model, load_checkpoint(Path(study.checkpoint)))
+        state = load_checkpoint(Path(study.checkpoint))
+        check_state(model, state, what="checkpoint", exactly=True)
+        model.load_state_dict(state)
     return model
-
-
-def _load_checkpoint(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    own = model.state_dict()
-    if set(state) != set(own):
-        odd = sorted(set(state) ^ set(own))
-        raise AutopruneError(
-            f"The checkpoint must have the model's {len(own)} tensors, but they differ in "
-            f"{odd[0]!r}{f' and {len(odd) - 1} more' if len(odd) > 1 else ''}."
-        )
-    for name, value in state.items():
-        if value.shape != own[name].shape:
-            raise AutopruneError(
-                f"The checkpoint's {name!r} must be {tuple(own[name].shape)} as in the model, "
-                f"but is {tuple(value.shape)}."
-            )
-    model.load_state_dict(state)
 
 
 # --- a candidate --------------------------------------------------------------------------------

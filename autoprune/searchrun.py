@@ -28,7 +28,7 @@ from autoprune.running.local import LocalExecutor
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.candidate import FINAL, Candidate, Score
 from autoprune.searching.optuna_study import ended_counts, open_journal, open_study
-from autoprune.searching.pareto import front_of
+from autoprune.searching.pareto import front_of, hypervolume
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace
 from autoprune.settings import Settings
@@ -101,6 +101,12 @@ class SearchRun:
         result = self._export(executor, dense, chosen, ended_counts(study), driver)
         counts: dict[str, float] = {f"trials_{state}": n for state, n in result.trials.items()}
         counts |= {"front_size": len(result.front), "dense_valid": dense.score.valid}
+        if result.higher_is_better and 0.5 < dense.score.valid <= 1:
+            counts["hypervolume"] = hypervolume(
+                [(m.params, m.valid) for m in result.front],
+                dense_params=dense.score.params,
+                floor=0.5,
+            )
         return result, counts
 
     # --- the parts --------------------------------------------------------------------------

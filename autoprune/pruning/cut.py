@@ -127,27 +127,36 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     Raises
     ------
     AutopruneError
-        If the names differ from the model's, a tensor has other dimensions, or one is larger than
-        in the dense model.
+        If `state` does not fit; see `check_state`.
     """
+    check_state(model, state, what="weights")
     small = copy.deepcopy(model)
     own = small.state_dict()
-    if set(own) != set(state):
-        odd = sorted(set(own) ^ set(state))
-        raise AutopruneError(
-            f"The weights must have the model's {len(own)} tensors, but differ in {odd[0]!r}"
-            f"{f' and {len(odd) - 1} more' if len(odd) > 1 else ''}: is this the right model?"
-        )
     for name, value in state.items():
-        shape = own[name].shape
-        fits = len(shape) == value.dim() and all(
-            v <= s for v, s in zip(value.shape, shape, strict=True)
-        )
-        if not fits:
-            raise AutopruneError(
-                f"Tensor {name!r} must fit into the model's {tuple(shape)}, "
-                f"but the file has {tuple(value.shape)}: is this the right model?"
-            )
         set_tensor(small, name, value.to(own[name].device, own[name].dtype))
     fit_attributes(small)
     return small
+
+
+def check_state(
+    model: nn.Module, state: Mapping[str, Tensor], *, what: str, exactly: bool = False
+) -> None:
+    """Raise `AutopruneError` unless `state` has the tensors of `model`, none of them larger.
+
+    `what` names the state in the message; with `exactly`, sizes must be the model's own.
+    """
+    own = model.state_dict()
+    if set(own) != set(state):
+        odd = sorted(set(own) ^ set(state))
+        raise AutopruneError(
+            f"The {what} must have the model's {len(own)} tensors, but differ in {odd[0]!r}"
+            f"{f' and {len(odd) - 1} more' if len(odd) > 1 else ''}: is this the right model?"
+        )
+    for name, value in state.items():
+        size, limit = tuple(value.shape), tuple(own[name].shape)
+        fits = len(size) == len(limit) and all(v <= s for v, s in zip(size, limit, strict=True))
+        if not fits or (exactly and size != limit):
+            raise AutopruneError(
+                f"Tensor {name!r} of the {what} must {'be' if exactly else 'fit into'} the "
+                f"model's {limit}, but is {size}: is this the right model?"
+            )
