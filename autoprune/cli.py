@@ -208,7 +208,7 @@ def new(
     if file.exists():
         raise AutopruneError(f"FILE must not exist yet, but {file} does. Choose another name.")
     text = find_study_file("starter").read_text()
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-.") or "study"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._")[:64] or "study"
     text = text.replace("starter.py", str(file)).replace('"starter"', f'"{name}"')
     try:
         write_whole(file, text.encode())

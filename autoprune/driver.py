@@ -257,7 +257,13 @@ class Driver:
             macs=result["macs"],
             size_bytes=result["size_bytes"],
         )
-        assert score.params == running.params, "the cost model and the cut model must agree"
+        if score.params != running.params:
+            return self._fail(
+                study,
+                running,
+                f"The cut model must have the {running.params} parameters that its widths imply, "
+                f"but has {score.params}. Please report this model.",
+            )
         candidate = Candidate(
             name=running.name,
             trial=running.trial.number,

@@ -67,6 +67,15 @@ class Finale:
             self._settle(name, candidate, folders[name], answers[name], faults[name])
             for name, candidate in front.items()
         ]
+        sound = [entry for entry in entries if entry["verified"]]
+        rejected = [entry for entry in entries if not entry["verified"]]
+        for entry in rejected:
+            shutil.rmtree(folders[entry["name"]])
+        if not sound:
+            raise AutopruneError(
+                f"No model on the front answers as it did in memory after exporting: "
+                f"{rejected[0]['name']}: {rejected[0]['problems'][0]}"
+            )
         shutil.rmtree(self.store.front, ignore_errors=True)
         fresh.rename(self.store.front)
         write_json(
@@ -78,7 +87,8 @@ class Finale:
                 "higher_is_better": self.study.task.higher_is_better,
                 "seed": self.study.seed,
                 "dense": {**_entry("dense", None, dense, tested), "path": "dense"},
-                "front": entries,
+                "front": sound,
+                "rejected": rejected,
                 "trials": dict(trials),
                 "blocked": [asdict(b) for b in self.grouping.blocked],
                 "versions": versions(),
@@ -112,6 +122,7 @@ class Finale:
                 example=self.study.example,
             )
             for name, candidate in front.items()
+            if name in models
         ]
 
     def _settle(

@@ -11,7 +11,6 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from autoprune.pruning.cost import CostModel
 from autoprune.pruning.criteria import CRITERIA, get_criterion, score_groups
 from autoprune.pruning.cut import check_state, cut, load_state
 from autoprune.pruning.evidence import collect, top_channels
+from autoprune.pruning.forward import batch_size_of
 from autoprune.pruning.groups import Grouping, restrict
 from autoprune.pruning.plan import FineTune, Plan, fingerprint
 from autoprune.pruning.weights import load_checkpoint, load_tensors, save_model, save_tensors
@@ -119,8 +119,12 @@ class Workbench:
     def training_batches(self, *, samples: int, batch_size: int) -> Iterator[Batch]:
         """Yield the same few training batches every time."""
         batches = self.task.batches("train", batch_size=batch_size, seed=self.study.seed)
-        few = islice(batches, math.ceil(samples / batch_size))
-        return (to_batch(batch, self.device) for batch in few)
+        seen = 0
+        for batch in batches:
+            yield to_batch(batch, self.device)
+            seen += batch_size_of(batch.inputs)  # a loader keeps its own batch size
+            if seen >= samples:
+                return
 
 
 def open_workbench(spec: Mapping[str, Any]) -> Workbench:
@@ -150,6 +154,7 @@ def prepare_dense(bench: Workbench) -> Job:
     settings = study.train or FineTune(epochs=0, lr=0.0)
     valid = scored(study.task, model, settings.epochs, settings)
     save_model(bench.store.weights(DENSE), model)
+    bench.store.scores(DENSE).unlink(missing_ok=True)  # of a run that did not get further
     scores = bench.scores(DENSE, "fisher", model, bench.grouping)
     return {
         "valid": valid,

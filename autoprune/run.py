@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -124,4 +127,17 @@ def _identity(
         "objective": settings.objective,
         "accuracy_weight": settings.accuracy_weight if settings.objective == "weighted" else None,
         "seed": study.seed,
+        "settings": _digest(asdict(study.space) | {"final_epochs": study.final_epochs}),
+        "dense": _digest([study.train and asdict(study.train), _checkpoint_digest(study)]),
+        "storage": settings.storage and _digest(settings.storage),
     }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _checkpoint_digest(study: PruningStudy) -> str | None:
+    if study.checkpoint is None:
+        return None
+    return hashlib.sha256(Path(study.checkpoint).read_bytes()).hexdigest()

@@ -33,6 +33,7 @@ from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
+from autoprune.training.device import worker_environments
 
 
 class SearchRun:
@@ -58,6 +59,7 @@ class SearchRun:
         self.reporter = reporter
         self.opening = opening
         self.cost = CostModel(grouping)
+        self.search_id = search_id
         self.tracker = self._open_tracker(search_id)
 
     def run(self) -> SearchResult:
@@ -87,10 +89,11 @@ class SearchRun:
     def _run_stages(
         self, executor: Executor, deadline: float | None
     ) -> tuple[SearchResult, dict[str, float]]:
+        study, final_study = self._optuna_study(""), self._optuna_study(FINAL)
         dense = self._dense(executor)
+        for each in (study, final_study):
+            each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
-        study = self._optuna_study("", dense)
-        final_study = self._optuna_study(FINAL, dense)
         driver.resume(study)
         try:
             driver.search(study, budget=self.settings.budget, deadline=deadline)
@@ -115,7 +118,12 @@ class SearchRun:
         workers = self.settings.worker_count()
         if workers == 0:
             return InlineExecutor(self.opening)
-        return LocalExecutor(self.opening, workers=workers, log_folder=self.store.logs)
+        return LocalExecutor(
+            self.opening,
+            workers=workers,
+            log_folder=self.store.logs,
+            environments=worker_environments() if self.study.device == "auto" else ({},),
+        )
 
     def _open_tracker(self, search_id: str) -> Tracker:
         uri = self.settings.tracking_uri
@@ -129,17 +137,16 @@ class SearchRun:
             artifacts=self.store.mlflow_artifacts if uri is None else None,
         )
 
-    def _optuna_study(self, suffix: str, dense: Dense) -> optuna.Study:
+    def _optuna_study(self, suffix: str) -> optuna.Study:
         objectives = [(self.study.task.metric, self.study.task.higher_is_better), ("params", False)]
         if self.settings.objective == "weighted":
             objectives = [("weighted", True)]
-        study = open_study(
-            f"{self.study.name}{suffix}",
-            storage=self.settings.storage or open_journal(self.store.journal),
-            objectives=objectives,
-        )
-        study.sampler = self._sampler(dense, trials=len(study.get_trials(deepcopy=False)))
-        return study
+        if self.settings.storage is None:
+            journal = open_journal(self.store.journal)
+            return open_study(self.study.name + suffix, storage=journal, objectives=objectives)
+        # Others may keep studies there too: the search's id keeps ours apart.
+        name = f"{self.study.name}-{self.search_id[:8]}{suffix}"
+        return open_study(name, storage=self.settings.storage, objectives=objectives)
 
     def _sampler(self, dense: Dense, *, trials: int) -> BaseSampler:
         if isinstance(self.settings.sampler, BaseSampler):

@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from autoprune.errors import AutopruneError, first_line
-from autoprune.pruning.forward import tensors_of
+from autoprune.pruning.forward import map_tensors, tensors_of
 from autoprune.pruning.plan import FineTune
 from autoprune.searching.space import Space, with_criteria
 from autoprune.training.task import Task, missing_methods
@@ -89,6 +89,13 @@ class PruningStudy:
             )
         if not tensors_of(self.example):
             raise AutopruneError("`example` must hold at least one tensor, but holds none.")
+        odd = _first_non_tensor(self.example)
+        if odd is not None:
+            raise AutopruneError(
+                f"`example` must hold tensors only, but holds {odd}. "
+                f"Give such arguments their value in the model."
+            )
+        object.__setattr__(self, "example", map_tensors(lambda t: t.detach().cpu(), self.example))
         lacking = missing_methods(self.task)
         if lacking:
             raise AutopruneError(
@@ -111,7 +118,7 @@ class PruningStudy:
             If the model function fails or returns no module.
         """
         if isinstance(self.model, nn.Module):
-            return copy.deepcopy(self.model)
+            return copy.deepcopy(self.model).cpu()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             try:
@@ -126,7 +133,16 @@ class PruningStudy:
                 f"The study's `model` function must return a torch module, "
                 f"but returned a {type(model).__name__}."
             )
-        return model
+        return model.cpu()
+
+
+def _first_non_tensor(value: Any) -> Any:
+    """Return a leaf of a nest that is no tensor, as text; None if all are."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (tuple, list)):
+        return next((odd for v in value if (odd := _first_non_tensor(v)) is not None), None)
+    return None if isinstance(value, torch.Tensor) else repr(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,8 @@ def weight_positions(model: nn.Module, example: Any) -> dict[str, int]:
     names = {id(p): name for name, p in model.named_parameters()}
     samples = batch_size_of(example)
 
-    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def count(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        inputs = (args, kwargs)
         weight = module.weight
         assert isinstance(weight, Tensor)
         if isinstance(module, nn.Linear):
@@ -109,7 +110,7 @@ def weight_positions(model: nn.Module, example: Any) -> dict[str, int]:
         counts[name] = counts.get(name, 0) + times
 
     hooks = [
-        module.register_forward_hook(count)
+        module.register_forward_hook(count, with_kwargs=True)
         for module in model.modules()
         if isinstance(module, (nn.Linear, _ConvNd)) and id(module.weight) in names
     ]

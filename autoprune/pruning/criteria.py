@@ -127,7 +127,12 @@ def taylor(evidence: Evidence, group: ChannelGroup) -> Tensor:
 
 @criterion("fisher", needs_data=True)
 def fisher(evidence: Evidence, group: ChannelGroup) -> Tensor:
-    """Theis et al. 2018, eq. 6, with gates shared by all readers as in Liu et al. 2021."""
+    """Theis et al. 2018, eq. 6, with gates shared by all readers as in Liu et al. 2021.
+
+    Where the readers see no batch dimension, `taylor` stands in.
+    """
+    if group.name not in evidence.fisher:  # its readers see no batch to tell samples apart
+        return evidence.taylor[group.name]
     return evidence.fisher[group.name]
 
 

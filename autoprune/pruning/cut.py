@@ -132,10 +132,26 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     check_state(model, state, what="weights")
     small = copy.deepcopy(model)
     own = small.state_dict()
+    ties = _ties(small)
     for name, value in state.items():
-        set_tensor(small, name, value.to(own[name].device, own[name].dtype))
+        if ties.get(name, name) == name:
+            set_tensor(small, name, value.to(own[name].device, own[name].dtype))
+    for name, first in ties.items():  # what was one parameter stays one
+        path, _, attribute = name.rpartition(".")
+        setattr(small.get_submodule(path), attribute, small.get_parameter(first))
     fit_attributes(small)
     return small
+
+
+def _ties(model: nn.Module) -> dict[str, str]:
+    """Return, for each further name of a shared parameter, its first name."""
+    first: dict[int, str] = {}
+    ties: dict[str, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        known = first.setdefault(id(parameter), name)
+        if known != name:
+            ties[name] = known
+    return ties
 
 
 def check_state(

@@ -72,7 +72,8 @@ def collect(
     was_training, required = model.training, {n: p.requires_grad for n, p in parameters.items()}
     model.eval().requires_grad_(True)
     try:
-        with _Gates(model, grouping) as gates:
+        # cuDNN cannot differentiate a recurrent layer in evaluation mode.
+        with torch.backends.cudnn.flags(enabled=False), _Gates(model, grouping) as gates:
             count = _accumulate(model, grouping, batches, loss, evidence, gates)
     finally:
         model.train(was_training)
@@ -152,7 +153,7 @@ class _Gates:
         names = {s.tensor.rpartition(".")[0] for readers in self._readers.values() for s in readers}
         for name in names:
             layer = self._model.get_submodule(name)
-            self._hooks.append(layer.register_forward_pre_hook(self._watch(name)))
+            self._hooks.append(layer.register_forward_pre_hook(self._watch(name), with_kwargs=True))
         self._hooks.append(
             self._model.register_forward_pre_hook(self._count_samples, with_kwargs=True)
         )
@@ -169,10 +170,13 @@ class _Gates:
         tensors = tensors_of((args, kwargs))
         self.samples = int(tensors[0].shape[0]) if tensors else 1
 
-    def _watch(self, name: str) -> Callable[[nn.Module, Any], Any]:
-        def before(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _watch(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            given = args[0] if args else kwargs["input"]
+            if not given.shape or given.shape[0] % self.samples:
+                return None  # not one row or more per sample: no gate to read
             # A node of its own: an input shared by two readers must not see both gradients.
-            own: Tensor = args[0].view_as(args[0])
+            own: Tensor = given.view_as(given)
             channel_dim = own.dim() - 1 if isinstance(layer, nn.Linear) else 1
 
             def after(gradient: Tensor) -> None:
@@ -182,7 +186,7 @@ class _Gates:
 
             if own.requires_grad:
                 own.register_hook(after)  # type: ignore[no-untyped-call]
-            return (own, *args[1:])
+            return ((own, *args[1:]), kwargs) if args else ((), {**kwargs, "input": own})
 
         return before
 

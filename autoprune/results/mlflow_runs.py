@@ -36,6 +36,7 @@ class MlflowRuns:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow import MlflowClient
 
         for logger in ("mlflow", "alembic"):
@@ -93,6 +94,8 @@ class MlflowRuns:
         )
 
     def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
+        problems = [f"no run for {m.key}" for m in models if m.key not in self._runs]
+        models = [m for m in models if m.key in self._runs]
         known = {self._runs[model.key] for model in models}
         marked = self._client.search_runs(
             [self._experiment],
@@ -106,7 +109,6 @@ class MlflowRuns:
             self._log(run, params={}, metrics=model.metrics, curves={}, tags={"front": "true"})
         for file in files:
             self._client.log_artifact(self._runs[""], str(file))
-        problems = []
         for model in models:
             try:
                 self._log_model(self._runs[model.key], model)

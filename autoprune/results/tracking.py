@@ -90,7 +90,12 @@ class MlflowTracker:
     def finish(self, metrics: Mapping[str, float], *, status: str) -> list[str]:
         self._queue.put(lambda mlflow: mlflow.finish(metrics, status))
         self._queue.put(None)
-        self._thread.join(CLOSE_SECONDS)
+        left = self._queue.qsize() + 1
+        while self._thread.is_alive() and left:
+            self._thread.join(CLOSE_SECONDS)
+            if self._queue.qsize() >= left:
+                break  # nothing has got through in all that time
+            left = self._queue.qsize()
         if self._thread.is_alive():
             self._problems.append(f"MLflow did not answer within {CLOSE_SECONDS:.0f} s.")
         return self._problems

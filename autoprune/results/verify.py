@@ -44,7 +44,7 @@ def _faults(folder: Path, reference_file: Path, tolerance: float) -> Any:
                 yield f"{name}: output {i} is {tuple(output.shape)}, not {tuple(wanted.shape)}"
             else:
                 gap = float((output.float() - wanted.float()).abs().max())
-                if not gap <= tolerance:
+                if not gap <= tolerance * max(1.0, float(wanted.float().abs().max())):
                     yield f"{name}: output {i} differs by {gap:.2g}, more than {tolerance:g}"
         if params is not None and params != plan["params"]:
             yield f"{name}: {params} parameters instead of {plan['params']}"

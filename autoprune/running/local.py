@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
@@ -58,12 +59,22 @@ class LocalExecutor:
         What each worker opens once and gives to its jobs.
     log_folder
         Where ``worker-<slot>.log`` keeps what each worker prints.
+    environments
+        Environment variables for the workers in turn, as when each gets a GPU of its own.
     """
 
-    def __init__(self, opening: Opening, *, workers: int, log_folder: Path) -> None:
+    def __init__(
+        self,
+        opening: Opening,
+        *,
+        workers: int,
+        log_folder: Path,
+        environments: Sequence[Mapping[str, str]] = ({},),
+    ) -> None:
         self.slots = workers
         self._opening = opening
         self._logs = log_folder
+        self._environments = environments
         self._workers: dict[int, _Worker] = {}
         self._key = secrets.token_bytes(32)
         self._listener = Listener(authkey=self._key)
@@ -140,7 +151,9 @@ class LocalExecutor:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | WORKER_ENVIRONMENT,
+                env=os.environ
+                | WORKER_ENVIRONMENT
+                | dict(self._environments[slot % len(self._environments)]),
                 start_new_session=True,  # Ctrl-C is for the driver, which then ends its workers
             )
         greeting = {

@@ -11,6 +11,8 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
+from autoprune.errors import AutopruneError, first_line
+
 
 def open_study(
     name: str, *, storage: str | BaseStorage, objectives: Sequence[tuple[str, bool]]
@@ -23,17 +25,25 @@ def open_study(
         An Optuna storage or its URL.
     objectives
         Name of each, and whether more of it is better.
+
+    Raises
+    ------
+    AutopruneError
+        If the storage cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        storage=storage,
-        study_name=name,
-        directions=[
-            StudyDirection.MAXIMIZE if higher else StudyDirection.MINIMIZE
-            for _, higher in objectives
-        ],
-        load_if_exists=True,
-    )
+    directions = [
+        StudyDirection.MAXIMIZE if higher else StudyDirection.MINIMIZE for _, higher in objectives
+    ]
+    try:
+        study = optuna.create_study(
+            storage=storage, study_name=name, directions=directions, load_if_exists=True
+        )
+    except Exception as error:
+        raise AutopruneError(
+            f"The Optuna storage must be open to us, but opening it raised {first_line(error)}. "
+            f"Check --storage."
+        ) from error
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -80,8 +80,7 @@ class PruningSampler(BaseSampler):
     be cut from the one before and inherit its training. What is left of the budget goes to the
     widest gaps of the front, with other allocations and recipes, and to training front members on.
 
-    A proposal depends on the seed, the trial's number and the finished trials, on nothing else: a
-    resumed search goes on as it would have.
+    A proposal depends on the seed, the trial's number and the earlier trials, on nothing else.
     """
 
     def __init__(self, context: SamplerContext) -> None:
@@ -99,9 +98,9 @@ class PruningSampler(BaseSampler):
     ) -> dict[str, Any]:
         rng = np.random.default_rng([self._context.seed, trial.number])
         front = self._front(study)
-        if trial.number < len(self._chain) or not front:
-            number = trial.number % len(self._chain)
-            widths = self._chain[number]
+        position = _position(study, trial)
+        if position < len(self._chain) or not front:
+            widths = self._chain[position % len(self._chain)]
             recipe = self._recipe(rng, search_space, around=None, spread=0.05, explore=0.2)
         else:
             widths, near = self._refine(rng, front)
@@ -174,6 +173,12 @@ class PruningSampler(BaseSampler):
                 known = None if around is None else around.params.get(name)
                 recipe[name] = _near(rng, distribution, known, spread)
         return recipe
+
+
+def _position(study: optuna.Study, trial: FrozenTrial) -> int:
+    """Count the earlier trials that did not fail: a failed one's size is tried again."""
+    others = study.get_trials(deepcopy=False)
+    return sum(t.number < trial.number and t.state != TrialState.FAIL for t in others)
 
 
 def _chain_of(context: SamplerContext) -> list[dict[str, int]]:

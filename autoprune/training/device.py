@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -51,6 +52,14 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
+
+
+def worker_environments() -> list[dict[str, str]]:
+    """Return, one per worker in turn, the variables that give each worker a GPU of its own."""
+    count = torch.cuda.device_count()
+    visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
+    names = visible[:count] or [str(number) for number in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in names] or [{}]
 
 
 def use_one_thread() -> None:

@@ -78,7 +78,7 @@ def finetune(
                 loss, outputs = task.step(model, here)
                 if teacher is not None and settings.distill_weight > 0 and outputs is not None:
                     distance = task.distance(outputs, teacher.outputs(here), settings.temperature)
-                    loss = torch.lerp(loss, distance, settings.distill_weight)
+                    loss = torch.lerp(loss.float(), distance.float(), settings.distill_weight)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autoprune.errors import AutopruneError, unknown
 
+REGRESSION_PARTS = ("error", "deviance", "r2", "explained_variance", "d2_absolute", "d2_pinball")
 Scorer = Callable[[Any, Any], float]
 """Takes outputs and targets of a whole split and returns the score."""
 
@@ -35,7 +36,8 @@ def binary_accuracy(outputs: Tensor, targets: Tensor) -> float:
 def get_scorer(name: str, *, classifies: bool | None = None) -> Scorer:
     """Return ``accuracy``, or any of scikit-learn's scorers (all of which want to be high).
 
-    `classifies` says whether targets are classes; without it, whole-numbered types are.
+    `classifies` says whether targets are classes; without it, the scorer's name and the targets'
+    type do.
 
     Raises
     ------
@@ -50,6 +52,7 @@ def get_scorer(name: str, *, classifies: bool | None = None) -> Scorer:
     if name not in get_scorer_names():
         raise unknown("scorer", name, get_scorer_names())
     scorer = sklearn_scorer(name)
+    measures_regression = any(part in name for part in REGRESSION_PARTS)
 
     def score(outputs: Any, targets: Any) -> float:
         if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
@@ -58,7 +61,9 @@ def get_scorer(name: str, *, classifies: bool | None = None) -> Scorer:
                 f"pass a function `scorer(outputs, targets)` instead."
             )
         truth = targets.numpy()
-        discrete = np.issubdtype(truth.dtype, np.integer) if classifies is None else classifies
+        discrete = classifies
+        if discrete is None:
+            discrete = not measures_regression and np.issubdtype(truth.dtype, np.integer)
         if discrete:
             truth = truth.astype(np.int64)
         estimator = _answers(outputs, truth, discrete=discrete)

@@ -134,6 +134,8 @@ class SupervisedTask:
 
     def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         outputs = call(model, batch.inputs)
+        if isinstance(self._loss, nn.Module):  # its class weights live where the outputs do
+            self._loss.to(tensors_of(outputs)[0].device)
         return self._loss(outputs, batch.targets), outputs
 
     def distance(self, outputs: Any, teacher: Any, temperature: float) -> Tensor:
