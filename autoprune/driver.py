@@ -25,7 +25,7 @@ from autoprune.running.executor import Done, Event, Executor, Failed, Progress
 from autoprune.searching.candidate import DENSE, FINAL, Candidate, Score, trial_name
 from autoprune.searching.lineage import choose_parent
 from autoprune.searching.pareto import front_of
-from autoprune.searching.sampler import PARAMS, VALID
+from autoprune.searching.sampler import INTERRUPTED, PARAMS, VALID
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.stopping import StoppingRule
 from autoprune.trialrun import TrialRun
@@ -310,9 +310,9 @@ class Driver:
     def park(self, study: optuna.Study) -> None:
         """Give up the trials under way, as when the user stops the search."""
         for running in self._running.values():
-            running.trial.set_user_attr("cause", "interrupted")
+            running.trial.set_user_attr("cause", INTERRUPTED)
             study.tell(running.trial, state=TrialState.FAIL)
-            self._record(running, "failed", None, cause="interrupted")
+            self._record(running, "failed", None, cause=INTERRUPTED)
         self._running.clear()
 
     # --- telling ----------------------------------------------------------------------------

@@ -26,6 +26,9 @@ from autoprune.searching.space import SPARSITY, SearchSpace
 VALID, PARAMS = "valid", "params"
 """User attributes of a completed trial: its score and its size, whatever the objective."""
 
+INTERRUPTED = "interrupted"
+"""The `cause` of a trial that its user stopped."""
+
 LARGEST = 0.7
 """The chain's first size, as a share of the dense parameters."""
 SMALLEST = 1 / 256
@@ -176,9 +179,9 @@ class PruningSampler(BaseSampler):
 
 
 def _position(study: optuna.Study, trial: FrozenTrial) -> int:
-    """Count the earlier trials that did not fail: a failed one's size is tried again."""
+    """Count the earlier trials that were not interrupted: such a one's size is tried again."""
     others = study.get_trials(deepcopy=False)
-    return sum(t.number < trial.number and t.state != TrialState.FAIL for t in others)
+    return sum(t.number < trial.number and t.user_attrs.get("cause") != INTERRUPTED for t in others)
 
 
 def _chain_of(context: SamplerContext) -> list[dict[str, int]]:

@@ -83,6 +83,11 @@ def _answers(outputs: Tensor, truth: np.ndarray[Any, Any], *, discrete: bool) ->
             return True
 
         def predict(self, X: Any) -> Any:  # noqa: N803
+            if outputs.numel() != truth.size:
+                raise AutopruneError(
+                    f"A regression scorer needs one output per target, but there are "
+                    f"{tuple(outputs.shape)} outputs for {truth.shape} targets. Set `scorer`."
+                )
             return outputs.reshape(truth.shape).numpy()
 
     class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

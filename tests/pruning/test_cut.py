@@ -192,7 +192,10 @@ def test_a_cut_model_loads_into_the_dense_code(name: str, data: st.DataObject) -
     [
         (lambda s: s.pop("0.bias"), r"6 tensors, but differ in '0.bias': is this"),
         (lambda s: s.update(extra=torch.zeros(1)), "differ in 'extra'"),
-        (lambda s: s.update({"0.bias": torch.zeros(13)}), r"'0.bias' of the weights must fit .*\(12,\).*\(13,\)"),
+        (
+            lambda s: s.update({"0.bias": torch.zeros(13)}),
+            r"'0.bias' of the weights must fit .*\(12,\).*\(13,\)",
+        ),
         (lambda s: s.update({"0.bias": torch.zeros(12, 1)}), r"is \(12, 1\)"),
     ],
 )
@@ -232,3 +235,23 @@ def test_a_transposed_depthwise_convolution_is_cut() -> None:
     small = cut(model, grouping, kept)
     assert (small[1].in_channels, small[1].out_channels, small[1].groups) == (3, 3, 3)
     torch.testing.assert_close(run(small, inputs), run(deaf_to(model, grouping, kept), inputs))
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(6, 8), nn.Linear(8, 6)
+        self.first, self.second = nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x) + self.outer(torch.relu(self.inner(x))))
+
+
+def test_tied_weights_stay_one_parameter_when_loaded() -> None:
+    model = Tied()
+    grouping = find_groups(model, torch.randn(2, 6))
+    small = cut(model, grouping, {"inner": [1, 4]})
+    loaded = load_state(model, small.state_dict())
+    assert loaded.second.weight is loaded.first.weight
+    assert count_params(loaded) == count_params(small) == CostModel(grouping).params({"inner": 2})

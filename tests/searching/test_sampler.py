@@ -208,3 +208,12 @@ def test_a_searched_recipe_varies() -> None:
     study = run("pruning", trials=30, budget=20)
     for key in ("lr", "weight_decay", "distill_weight", "temperature", "criterion"):
         assert len({t.params[key] for t in study.trials}) > 1
+
+
+def test_an_interrupted_trials_size_is_tried_again() -> None:
+    study = run("pruning", trials=3, budget=8)
+    stopped = study.ask(SPACE.distributions)
+    stopped.set_user_attr("cause", "interrupted")
+    study.tell(stopped, state=TrialState.FAIL)
+    again = study.ask(SPACE.distributions)
+    assert SPACE.widths(again.params) == SPACE.widths(stopped.params)
