@@ -49,10 +49,13 @@ class Driver:
 
     Parameters
     ----------
-    candidates
-        What has been finished before, by name; finished trials are added to it.
     values
         What Optuna is told of a score: a pair, or one number.
+
+    Attributes
+    ----------
+    candidates
+        What has been finished, by name.
     """
 
     def __init__(

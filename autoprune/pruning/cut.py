@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.errors import AutopruneError
+from autoprune.pruning.forward import shared_names
 from autoprune.pruning.groups import Grouping, Kept, removed_entries
 
 
@@ -132,7 +133,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     check_state(model, state, what="weights")
     small = copy.deepcopy(model)
     own = small.state_dict()
-    ties = _ties(small)
+    ties = shared_names(small)
     for name, value in state.items():
         if ties.get(name, name) == name:
             set_tensor(small, name, value.to(own[name].device, own[name].dtype))
@@ -141,17 +142,6 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         setattr(small.get_submodule(path), attribute, small.get_parameter(first))
     fit_attributes(small)
     return small
-
-
-def _ties(model: nn.Module) -> dict[str, str]:
-    """Return, for each further name of a shared parameter, its first name."""
-    first: dict[int, str] = {}
-    ties: dict[str, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        known = first.setdefault(id(parameter), name)
-        if known != name:
-            ties[name] = known
-    return ties
 
 
 def check_state(

@@ -56,6 +56,17 @@ def count_params(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def shared_names(model: nn.Module) -> dict[str, str]:
+    """Return, for each further name of a shared parameter, its first name."""
+    first: dict[int, str] = {}
+    further: dict[str, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        known = first.setdefault(id(parameter), name)
+        if known != name:
+            further[name] = known
+    return further
+
+
 def randomised(inputs: Any, seed: int = 0) -> Any:
     """Replace the floating tensors of `inputs` with standard normal noise of the same shape."""
     generator = torch.Generator().manual_seed(seed)

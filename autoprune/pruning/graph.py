@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.cost import weight_positions
-from autoprune.pruning.forward import call, map_tensors, randomised, tensors_of
+from autoprune.pruning.forward import call, map_tensors, randomised, shared_names, tensors_of
 from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, Slice
 from autoprune.pruning.proof import UnprunableError, prove
 
@@ -160,7 +160,8 @@ class _Traced:
     def as_group(self, model: nn.Module) -> ChannelGroup:
         if self.channels < 2:
             raise UnprunableError("it has a single channel")
-        tied = _tied_tensors(model)
+        ties = shared_names(model)
+        tied = ties | {first: name for name, first in ties.items()}
         slices: list[Slice] = []
         for member in self.members:
             index = _index_table(member, self.channels)
@@ -222,16 +223,6 @@ def _index_table(member: _Member, channels: int) -> np.ndarray[Any, np.dtype[np.
     if len({len(row) for row in rows}) != 1 or len(set(member.entries)) != len(member.entries):
         raise UnprunableError(f"its channels do not map evenly onto {member.name!r}")
     return np.array([sorted(row) for row in rows], dtype=np.int64)
-
-
-def _tied_tensors(model: nn.Module) -> dict[str, str]:
-    first: dict[int, str] = {}
-    tied: dict[str, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        other = first.setdefault(id(parameter), name)
-        if other != name:
-            tied[name], tied[other] = other, name
-    return tied
 
 
 def _tensor_dims(member: _Member) -> Iterator[tuple[str, int]]:
