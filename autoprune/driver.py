@@ -177,13 +177,7 @@ class Driver:
 
     def _space_params(self, candidate: Candidate) -> dict[str, Any]:
         """Return the parameters of the trial that a candidate came from."""
-        settings = candidate.plan.finetune
-        known = {
-            **self._space.sparsities(candidate.plan.widths),
-            "criterion": candidate.plan.criterion,
-            **{name: getattr(settings, name) for name in settings.__dataclass_fields__},
-        }
-        return {name: known[name] for name in self._space.distributions}
+        return self._space.params(candidate.plan)
 
     def _ask_final(self, study: optuna.Study, epochs: int) -> TrialRun:
         trial = study.ask(self._space.distributions)

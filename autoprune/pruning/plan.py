@@ -6,10 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.groups import Grouping
+
+Granularity = Literal["channel", "weight", "2:4"]
+GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,19 @@ class FineTune:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sparsify:
+    """How a parent is trained to need less, before it is cut."""
+
+    method: str
+    """Name of a sparsifier."""
+    epochs: int
+    strength: float = 1.0
+    """Factor on the method's own usual strength."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Widths per group, criterion and fine-tuning; once scored, also the kept channels.
+    """Widths per group, ways to get there and fine-tuning; once scored, also the kept channels.
 
     A plan alone reproduces the model's shape.
     """
@@ -40,6 +54,12 @@ class Plan:
     finetune: FineTune
     kept: Mapping[str, tuple[int, ...]] | None = None
     """Ascending indices into the dense group's channels."""
+    sparsify: Sparsify | None = None
+    steps: int = 1
+    """In how many steps the widths are reached, with training between them."""
+    reconstruct: bool = False
+    """Whether the layers that read pruned channels are refitted by least squares after the cut."""
+    granularity: Granularity = "channel"
 
     def with_kept(self, kept: Mapping[str, tuple[int, ...]]) -> Plan:
         return replace(self, kept=dict(kept), widths={n: len(k) for n, k in kept.items()})
@@ -57,12 +77,18 @@ class Plan:
             If the value is not a plan.
         """
         try:
-            kept = value["kept"]
+            kept, sparsify = value["kept"], value["sparsify"]
+            if value["granularity"] not in GRANULARITIES:
+                raise ValueError(f"granularity {value['granularity']!r}")
             return cls(
                 widths={str(n): int(w) for n, w in value["widths"].items()},
                 criterion=str(value["criterion"]),
                 finetune=FineTune(**value["finetune"]),
                 kept=kept and {str(n): tuple(int(i) for i in k) for n, k in kept.items()},
+                sparsify=sparsify and Sparsify(**sparsify),
+                steps=int(value["steps"]),
+                reconstruct=bool(value["reconstruct"]),
+                granularity=value["granularity"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise AutopruneError(

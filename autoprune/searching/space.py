@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from optuna.distributions import (
@@ -14,11 +14,12 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, unknown
 from autoprune.pruning.criteria import get_criterion
-from autoprune.pruning.plan import FineTune, Plan
+from autoprune.pruning.plan import GRANULARITIES, FineTune, Granularity, Plan, Sparsify
 
 SPARSITY = "sparsity/"
+NO_SPARSIFY = "none"
 Range = float | tuple[float, float]
 """A fixed number, or (low, high) to search between."""
 
@@ -52,25 +53,47 @@ class Space:
     """Rate for the network's dropout layers, if it has any; None leaves them as they are."""
     max_sparsity: float = 1.0
     """No group loses a larger share of its channels. At least one channel always stays."""
+    round_to: int = 1
+    """Widths are multiples of it, where a group is that wide: 8 suits most hardware."""
+    min_width: int | Mapping[str, int] = 1
+    """Fewest channels of a group: of every one, or by name."""
+    sparsify: tuple[str, ...] = (NO_SPARSIFY,)
+    """Sparsifiers to choose from; ``none`` cuts the parent as it is."""
+    sparsify_epochs: int | tuple[int, int] = 3
+    sparsify_strength: Range = 1.0
+    """Factor on a sparsifier's usual strength, searched on a log scale."""
+    steps: int | tuple[int, ...] = 1
+    """Numbers of pruning steps to choose from, with training between them."""
+    reconstruct: bool | tuple[bool, ...] = False
+    """Whether readers of pruned channels are refitted by least squares; both may be tried."""
+    granularity: Granularity = "channel"
+    """``channel`` makes tensors smaller; ``weight`` and ``2:4`` set single weights to zero."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, list) or f.name == "criteria":
+            if isinstance(value, list) or f.name in ("criteria", "sparsify"):
                 object.__setattr__(self, f.name, tuple(value))
         for name in self.criteria:
             get_criterion(name)
-        if not self.criteria:
-            raise AutopruneError("`space.criteria` must name at least one criterion, but is empty.")
-        for f in fields(self):
-            if f.name not in ("criteria", "batch_size"):
-                _check_range(f.name, getattr(self, f.name))
-        whole = all(type(size) is int and size >= 1 for size in self.batch_sizes)
-        if not (whole and self.batch_sizes):
+        for name in _RANGES:
+            _check_range(name, getattr(self, name))
+        for name, what in (("criteria", "criterion"), ("sparsify", "sparsifier")):
+            if not getattr(self, name):
+                raise AutopruneError(f"`space.{name}` must name at least one {what}, but is empty.")
+        for name in ("batch_size", "steps"):
+            values = choices(getattr(self, name))
+            if not values or not all(type(v) is int and v >= 1 for v in values):
+                raise AutopruneError(
+                    f"`space.{name}` must be one or more whole numbers of at least 1, "
+                    f"but is {getattr(self, name)!r}."
+                )
+        if not all(isinstance(v, bool) for v in choices(self.reconstruct)):
             raise AutopruneError(
-                f"`space.batch_size` must be one or more whole numbers of at least 1, "
-                f"but is {self.batch_size!r}."
+                f"`space.reconstruct` must be True, False or both, but is {self.reconstruct!r}."
             )
+        if self.granularity not in GRANULARITIES:
+            raise unknown("granularity", self.granularity, GRANULARITIES)
         self._check_limits()
 
     def _check_limits(self) -> None:
@@ -82,41 +105,56 @@ class Space:
             "temperature": (1e-3, math.inf),
             "dropout": (0, 0.95),
             "max_sparsity": (1e-3, 1),
+            "round_to": (1, math.inf),
+            "sparsify_epochs": (1, math.inf),
+            "sparsify_strength": (1e-6, 1e6),
         }
         for name, (low, high) in rules.items():
             value = getattr(self, name)
-            ends = value if isinstance(value, tuple) else (value,)
-            if value is not None and not all(low <= end <= high for end in ends):
+            if value is not None and not all(low <= end <= high for end in choices(value)):
                 raise AutopruneError(
                     f"`space.{name}` must lie between {low:g} and {high:g}, but is {value}."
                 )
+        widths = self.min_width
+        for width in widths.values() if isinstance(widths, Mapping) else (widths,):
+            if type(width) is not int or width < 1:
+                raise AutopruneError(
+                    f"`space.min_width` must be whole numbers of at least 1, but is {widths!r}."
+                )
 
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        return self.batch_size if isinstance(self.batch_size, tuple) else (self.batch_size,)
+
+def choices(value: Any) -> tuple[Any, ...]:
+    """Return what a setting may be: itself, or each of a tuple."""
+    return value if isinstance(value, tuple) else (value,)
 
 
-_RANGE_RULE = "a number or (low, high) with low < high"
-_RULES = {
-    "epochs": "a whole number or (low, high) of whole numbers with low < high",
+_WHOLE = "a whole number or (low, high) of whole numbers with low < high"
+_RANGES = {
+    "epochs": _WHOLE,
+    "sparsify_epochs": _WHOLE,
+    "lr": "a number or (low, high) with low < high",
+    "weight_decay": "a number or (low, high) with low < high",
+    "distill_weight": "a number or (low, high) with low < high",
+    "temperature": "a number or (low, high) with low < high",
+    "sparsify_strength": "a number or (low, high) with low < high",
+    "dropout": "a number or (low, high) with low < high, or None",
     "max_sparsity": "a number",
-    "dropout": f"{_RANGE_RULE}, or None",
+    "round_to": "a whole number",
 }
+"""The numbers of a space, with what each may be."""
 
 
 def _check_range(name: str, value: Any) -> None:
-    ends = value if isinstance(value, tuple) else (value,)
-    kinds = (int,) if name == "epochs" else (int, float)
-    numbers = all(isinstance(e, kinds) and not isinstance(e, bool) for e in ends)
-    ordered = not isinstance(value, tuple) or (len(value) == 2 and numbers and value[0] < value[1])
     if value is None and name == "dropout":
         return
-    if name == "max_sparsity" and isinstance(value, tuple):
-        ordered = False
+    rule = _RANGES[name]
+    kinds = (int,) if "whole" in rule else (int, float)
+    ends = choices(value)
+    numbers = all(isinstance(e, kinds) and not isinstance(e, bool) for e in ends)
+    pair = isinstance(value, tuple)
+    ordered = not pair or ("low" in rule and len(ends) == 2 and numbers and ends[0] < ends[1])
     if not (numbers and ordered):
-        raise AutopruneError(
-            f"`space.{name}` must be {_RULES.get(name, _RANGE_RULE)}, but is {value!r}."
-        )
+        raise AutopruneError(f"`space.{name}` must be {rule}, but is {value!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,22 +178,36 @@ class SearchSpace:
             for name, count in self.channels.items()
         }
         found["criterion"] = CategoricalDistribution(self.space.criteria)
-        if self.fixed_batch_size is None and len(self.space.batch_sizes) > 1:
-            found["batch_size"] = CategoricalDistribution(self.space.batch_sizes)
-        epochs = self.space.epochs
-        if isinstance(epochs, tuple):
-            found["epochs"] = IntDistribution(*epochs, log=True)
+        for name in ("batch_size", "sparsify", "steps", "reconstruct"):
+            options = choices(getattr(self.space, name))
+            if len(options) > 1 and self._applies(name):
+                found[name] = CategoricalDistribution(options)
+        for name in ("epochs", "sparsify_epochs"):
+            value = getattr(self.space, name)
+            if isinstance(value, tuple) and self._applies(name):
+                found[name] = IntDistribution(value[0], value[1], log=True)
         for name, log in (
             ("lr", True),
             ("weight_decay", True),
             ("distill_weight", False),
             ("temperature", True),
             ("dropout", False),
+            ("sparsify_strength", True),
         ):
             value = getattr(self.space, name)
-            if isinstance(value, tuple) and (name != "dropout" or self.has_dropout):
+            if isinstance(value, tuple) and self._applies(name):
                 found[name] = FloatDistribution(value[0], value[1], log=log and value[0] > 0)
         return found
+
+    def _applies(self, name: str) -> bool:
+        """Return whether a setting makes a difference for this model and study."""
+        if name == "dropout":
+            return self.has_dropout
+        if name == "batch_size":
+            return self.fixed_batch_size is None
+        if name.startswith("sparsify_"):
+            return self.space.sparsify != (NO_SPARSIFY,)
+        return True
 
     def _most(self, channels: int) -> float:
         return min(self.space.max_sparsity, 1.0 - 1.0 / channels)
@@ -178,31 +230,55 @@ class SearchSpace:
             for name, count in self.channels.items()
         }
 
+    def params(self, plan: Plan) -> dict[str, Any]:
+        """Return the parameters of the trial that `plan` came from."""
+        sparsify = plan.sparsify
+        # Without a sparsifier its settings change nothing; Optuna wants a value all the same.
+        idle_epochs = choices(self.space.sparsify_epochs)[0]
+        idle_strength = choices(self.space.sparsify_strength)[0]
+        known = {
+            **self.sparsities(plan.widths),
+            **asdict(plan.finetune),
+            "criterion": plan.criterion,
+            "steps": plan.steps,
+            "reconstruct": plan.reconstruct,
+            "sparsify": sparsify.method if sparsify else NO_SPARSIFY,
+            "sparsify_epochs": sparsify.epochs if sparsify else idle_epochs,
+            "sparsify_strength": sparsify.strength if sparsify else idle_strength,
+        }
+        return {name: known[name] for name in self.distributions}
+
     def plan(self, params: Mapping[str, Any]) -> Plan:
         """Return the plan that a trial's parameters describe."""
 
         def value(name: str) -> Any:
-            return params[name] if name in params else getattr(self.space, name)
+            return params[name] if name in params else choices(getattr(self.space, name))[0]
 
         dropout = value("dropout") if self.has_dropout else None
+        method = str(value("sparsify"))
         return Plan(
             widths=self.widths(params),
             criterion=str(params["criterion"]),
             finetune=FineTune(
                 epochs=int(value("epochs")),
                 lr=float(value("lr")),
-                batch_size=self._batch_size(params),
+                batch_size=self.fixed_batch_size or int(value("batch_size")),
                 weight_decay=float(value("weight_decay")),
                 distill_weight=float(value("distill_weight")),
                 temperature=float(value("temperature")),
                 dropout=None if dropout is None else float(dropout),
             ),
+            sparsify=None
+            if method == NO_SPARSIFY
+            else Sparsify(
+                method=method,
+                epochs=int(value("sparsify_epochs")),
+                strength=float(value("sparsify_strength")),
+            ),
+            steps=int(value("steps")),
+            reconstruct=bool(value("reconstruct")),
+            granularity=self.space.granularity,
         )
-
-    def _batch_size(self, params: Mapping[str, Any]) -> int:
-        if self.fixed_batch_size is not None:
-            return self.fixed_batch_size
-        return int(params.get("batch_size", self.space.batch_sizes[0]))
 
 
 def width_of(sparsity: float, channels: int) -> int:
