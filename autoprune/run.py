@@ -104,7 +104,13 @@ def search(
 
 def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:
     """Find the channel groups of the study's model; raise `AutopruneError` if there are none."""
-    grouping = find_groups(model, study.example, keep=study.keep)
+    grouping = find_groups(
+        model,
+        study.example,
+        keep=study.keep,
+        prune_inputs=study.prune_inputs,
+        embeddings=study.prune_embeddings,
+    )
     if not grouping.groups:
         reasons = "; ".join(f"{b.layer}: {b.reason}" for b in grouping.blocked[:4])
         raise AutopruneError(

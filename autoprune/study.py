@@ -49,6 +49,11 @@ class PruningStudy:
         as it is.
     keep
         Glob patterns of layers that never lose channels.
+    prune_inputs
+        Whether the first layers may read fewer input features. They then pick what they read
+        themselves, so that the model is called as before.
+    prune_embeddings
+        Whether the size of embeddings, and of all that is added to them, may be pruned.
     space
         What is searched.
     final_epochs
@@ -71,6 +76,8 @@ class PruningStudy:
     checkpoint: str | Path | None = None
     train: FineTune | None = None
     keep: Sequence[str] = ()
+    prune_inputs: bool = False
+    prune_embeddings: bool = False
     space: Space = field(default_factory=Space)
     final_epochs: int = 0
     seed: int = 0

@@ -6,17 +6,12 @@ size is a product of linear functions, and thousands of plans are costed in one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from autoprune.pruning.forward import batch_size_of, call, tensors_of
-from autoprune.pruning.groups import Grouping
+from autoprune.pruning.groups import Activation, Grouping, Product
 
 Widths = npt.NDArray[np.int64]
 
@@ -40,6 +35,9 @@ class CostModel:
         self.channels: Widths = np.array([g.channels for g in grouping.groups], dtype=np.int64)
         self._shapes = grouping.shapes
         self._positions = grouping.positions
+        self._products = grouping.products
+        self._activations = grouping.activations
+        self._alive = _alive_together(grouping.activations)
         # (tensor, dim) -> how many entries one channel of each group has there
         self._entries: dict[tuple[str, int], Widths] = {}
         for column, group in enumerate(grouping.groups):
@@ -58,7 +56,7 @@ class CostModel:
         return int(self.params_of(self.row(widths)[None])[0])
 
     def macs(self, widths: Mapping[str, int]) -> int:
-        """Count its multiply-accumulates per sample, in convolutions and linear layers."""
+        """Count its multiply-accumulates per sample: convolutions and matrix products."""
         return int(self.macs_of(self.row(widths)[None])[0])
 
     def params_of(self, rows: Widths) -> Widths:
@@ -73,7 +71,32 @@ class CostModel:
         total = np.zeros(len(rows), dtype=np.int64)
         for name, positions in self._positions.items():
             total += positions * self._numel(name, rows)
+        for product in self._products:
+            total += self._value(product, rows)
         return total
+
+    def memory(self, widths: Mapping[str, int]) -> int:
+        """Return the peak memory of activations for one sample, in bytes: run layer by layer.
+
+        Every tensor counts from when it is made until it was last needed, none of the model's
+        parameters and none of its inputs.
+        """
+        return int(self.memory_of(self.row(widths)[None])[0])
+
+    def memory_of(self, rows: Widths) -> Widths:
+        """Return the peak activation memory of many plans: `rows` is [plans, groups]."""
+        sizes = [self._value(a.product, rows) for a in self._activations]
+        peak = np.zeros(len(rows), dtype=np.int64)
+        for alive in self._alive:
+            peak = np.maximum(peak, sum((sizes[i] for i in alive), np.zeros_like(peak)))
+        return peak
+
+    def _value(self, product: Product, rows: Widths) -> Widths:
+        value = np.ones(len(rows), dtype=np.int64)
+        for extent in product.extents:
+            entries = np.array([extent.entries.get(n, 0) for n in self.names], dtype=np.int64)
+            value *= extent.size - (self.channels - rows) @ entries
+        return value * product.times.numerator // product.times.denominator
 
     def _numel(self, name: str, rows: Widths) -> Widths:
         size = np.ones(len(rows), dtype=np.int64)
@@ -86,38 +109,11 @@ class CostModel:
         return size
 
 
-def weight_positions(model: nn.Module, example: Any) -> dict[str, int]:
-    """Count, per sample, how often each weight of a convolution or linear layer is multiplied.
-
-    `model` is run once on `example` in its current mode, without gradients.
-    """
-    counts: dict[str, int] = {}
-    names = {id(p): name for name, p in model.named_parameters()}
-    samples = batch_size_of(example)
-
-    def count(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        inputs = (args, kwargs)
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        if isinstance(module, nn.Linear):
-            times = tensors_of(inputs)[0].numel() // weight.shape[1]
-        else:
-            place = tensors_of(inputs if isinstance(module, _ConvTransposeNd) else output)[0]
-            spatial = weight.dim() - 2
-            batch = place.shape[0] if place.dim() == spatial + 2 else 1
-            times = batch * int(np.prod(place.shape[place.dim() - spatial :]))
-        name = names[id(weight)]
-        counts[name] = counts.get(name, 0) + times
-
-    hooks = [
-        module.register_forward_hook(count, with_kwargs=True)
-        for module in model.modules()
-        if isinstance(module, (nn.Linear, _ConvNd)) and id(module.weight) in names
-    ]
-    try:
-        with torch.no_grad():
-            call(model, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: times // samples for name, times in counts.items()}
+def _alive_together(activations: Sequence[Activation]) -> list[tuple[int, ...]]:
+    """Return the largest sets of activations that are needed at the same time."""
+    moments = {a.born for a in activations}
+    sets = {
+        frozenset(i for i, a in enumerate(activations) if a.born <= moment <= a.last)
+        for moment in moments
+    }
+    return [tuple(sorted(s)) for s in sets if not any(s < other for other in sets)]

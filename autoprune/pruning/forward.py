@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -77,3 +78,14 @@ def randomised(inputs: Any, seed: int = 0) -> Any:
         return torch.randn(tensor.shape, generator=generator).to(tensor)
 
     return map_tensors(noise, inputs)
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Switch off torch's fused transformer layers, which ask for layers as they were built."""
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)

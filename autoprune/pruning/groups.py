@@ -8,7 +8,8 @@ a trial needs (cutting, counting, nesting) follows from these values alone, with
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -54,6 +55,37 @@ class Blocked:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """A number that shrinks with groups: ``size`` less ``entries`` per channel removed."""
+
+    size: int
+    entries: Mapping[str, int]
+    """Entries per channel, by group."""
+
+    def at(self, removed: Mapping[str, int]) -> Extent:
+        """Return the extent once so many channels of each group are removed."""
+        gone = sum(count * removed[name] for name, count in self.entries.items())
+        return Extent(size=self.size - gone, entries=self.entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """A number of operations: extents multiplied, `times` over."""
+
+    extents: tuple[Extent, ...]
+    times: Fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """A tensor made while the model runs: its size in bytes a sample, and when it is needed."""
+
+    product: Product
+    born: int
+    last: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grouping:
     """Everything known about a model's channels: groups, blocked layers, shapes and costs."""
@@ -63,7 +95,11 @@ class Grouping:
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of every parameter, shared ones once."""
     positions: Mapping[str, int]
-    """Multiply-accumulates per weight and sample, for each weight of a convolution or linear."""
+    """Multiply-accumulates of each entry of a weight, for one sample."""
+    products: tuple[Product, ...] = ()
+    """Multiply-accumulates for one sample that are no weight's, as those of attention."""
+    activations: tuple[Activation, ...] = ()
+    """Tensors made on the way, to know how much memory a run needs."""
     norms: tuple[str, ...] = ()
     """BatchNorm scale parameters (gamma), by name."""
 
@@ -109,12 +145,17 @@ def restrict(grouping: Grouping, kept: Kept) -> Grouping:
     for (tensor, dim), removed in gone.items():
         if tensor in shapes:
             shapes[tensor][dim] -= len(removed)
-    return Grouping(
+    fewer = {g.name: g.channels - len(kept[g.name]) for g in grouping.groups}
+
+    def shrunk(product: Product) -> Product:
+        return replace(product, extents=tuple(e.at(fewer) for e in product.extents))
+
+    return replace(
+        grouping,
         groups=tuple(groups),
-        blocked=grouping.blocked,
         shapes={name: tuple(shape) for name, shape in shapes.items()},
-        positions=grouping.positions,
-        norms=grouping.norms,
+        products=tuple(shrunk(p) for p in grouping.products),
+        activations=tuple(replace(a, product=shrunk(a.product)) for a in grouping.activations),
     )
 
 
@@ -132,6 +173,8 @@ def to_json(grouping: Grouping) -> dict[str, Any]:
         "blocked": [[b.layer, b.params, b.reason] for b in grouping.blocked],
         "shapes": {name: list(shape) for name, shape in grouping.shapes.items()},
         "positions": dict(grouping.positions),
+        "products": [_product_json(p) for p in grouping.products],
+        "activations": [[_product_json(a.product), a.born, a.last] for a in grouping.activations],
         "norms": list(grouping.norms),
     }
 
@@ -153,5 +196,22 @@ def from_json(value: Mapping[str, Any]) -> Grouping:
         blocked=tuple(Blocked(layer=n, params=p, reason=r) for n, p, r in value["blocked"]),
         shapes={name: tuple(shape) for name, shape in value["shapes"].items()},
         positions=dict(value["positions"]),
+        products=tuple(_product(p) for p in value["products"]),
+        activations=tuple(
+            Activation(product=_product(p), born=born, last=last)
+            for p, born, last in value["activations"]
+        ),
         norms=tuple(value["norms"]),
+    )
+
+
+def _product_json(product: Product) -> list[Any]:
+    return [[[e.size, dict(e.entries)] for e in product.extents], str(product.times)]
+
+
+def _product(value: Sequence[Any]) -> Product:
+    extents, times = value
+    return Product(
+        extents=tuple(Extent(size=size, entries=entries) for size, entries in extents),
+        times=Fraction(times),
     )

@@ -46,7 +46,13 @@ class Diagnosis:
 
 def diagnose(study: PruningStudy) -> Diagnosis:
     """Find a study's groups and what they are worth."""
-    grouping = find_groups(study.build(), study.example, keep=study.keep)
+    grouping = find_groups(
+        study.build(),
+        study.example,
+        keep=study.keep,
+        prune_inputs=study.prune_inputs,
+        embeddings=study.prune_embeddings,
+    )
     cost = CostModel(grouping)
     dense = grouping.channels
     params = cost.params(dense)
