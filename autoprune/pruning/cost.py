@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.pruning.groups import Activation, Grouping, Product
+from autoprune.pruning.groups import Activation, Grouping, Product, module_of
 
 Widths = npt.NDArray[np.int64]
 
@@ -31,8 +31,8 @@ class CostModel:
     """
 
     def __init__(self, grouping: Grouping) -> None:
-        self.names = [g.name for g in grouping.groups]
-        self.channels: Widths = np.array([g.channels for g in grouping.groups], dtype=np.int64)
+        self.names = list(grouping.channels)
+        self.channels: Widths = np.array(list(grouping.channels.values()), dtype=np.int64)
         self._shapes = grouping.shapes
         self._positions = grouping.positions
         self._products = grouping.products
@@ -46,6 +46,10 @@ class CostModel:
                     (piece.tensor, piece.dim), np.zeros(len(self.names), dtype=np.int64)
                 )
                 per_group[column] += piece.index.shape[1]
+        self._inside = {
+            name: [i for i, n in enumerate(self.names) if _is_inside(name, n, grouping)]
+            for name in grouping.shapes
+        }
 
     def row(self, widths: Mapping[str, int]) -> Widths:
         """Return `widths` as a row in group order."""
@@ -106,7 +110,13 @@ class CostModel:
                 size *= extent
             else:
                 size *= extent - (self.channels - rows) @ entries
+        for column in self._inside[name]:
+            size *= rows[:, column]  # 0 once its block is dropped
         return size
+
+
+def _is_inside(tensor: str, name: str, grouping: Grouping) -> bool:
+    return name in grouping.blocks and tensor.startswith(f"{module_of(name)}.")
 
 
 def _alive_together(activations: Sequence[Activation]) -> list[tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoprune.errors import AutopruneError
 from autoprune.pruning.forward import shared_names
 from autoprune.pruning.groups import Grouping, Kept, removed_entries
-from autoprune.pruning.layers import SELECTED, fit_attributes, may_select, selects
+from autoprune.pruning.layers import SELECTED, fit_attributes, may_select, selects, skip
 
 
 def cut(model: nn.Module, grouping: Grouping, kept: Kept) -> nn.Module:
@@ -59,6 +59,8 @@ def cut(model: nn.Module, grouping: Grouping, kept: Kept) -> nn.Module:
         if name in state:  # the copy takes these instead of copying what would be thrown away
             memo[id(state[name])] = _like(state[name], tensor)
     small = copy.deepcopy(model, memo)
+    for name in grouping.dropped(kept):
+        skip(small.get_submodule(name))
     for name in selected:
         path, _, attribute = name.rpartition(".")
         layer = small.get_submodule(path)
@@ -84,6 +86,8 @@ def check_kept(grouping: Grouping, kept: Kept) -> None:
             f"but they differ in {', '.join(map(repr, odd))}: is it another model's plan?"
         )
     for name, indices in kept.items():
+        if name in grouping.blocks and not indices:
+            continue
         rule = f"Group {name!r} has channels 0 to {channels[name] - 1} and must keep at least one"
         if not indices:
             raise AutopruneError(f"{rule}, but the plan keeps none.")
@@ -93,14 +97,23 @@ def check_kept(grouping: Grouping, kept: Kept) -> None:
             raise AutopruneError(f"{rule}, but the plan keeps channel {indices[-1]}.")
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+def load_state(
+    model: nn.Module, state: Mapping[str, Tensor], *, dropped: Sequence[str] = ()
+) -> nn.Module:
     """Return a copy of dense `model` with the shapes and values of `state`, a cut model's state.
+
+    `dropped` names the modules that the cut model lacks.
 
     Raises
     ------
     AutopruneError
         If `state` does not fit; see `check_state`.
     """
+    if dropped:
+        model = copy.deepcopy(model)
+        for name in dropped:
+            _check_module(model, name)
+            skip(model.get_submodule(name))
     check_state(model, state, what="weights")
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     ties = shared_names(model)
@@ -141,6 +154,14 @@ def check_state(
                 f"Tensor {name!r} of the {what} must {'be' if exactly else 'fit into'} the "
                 f"model's {limit}, but is {size}: is this the right model?"
             )
+
+
+def _check_module(model: nn.Module, name: str) -> None:
+    if name not in dict(model.named_modules()):
+        raise AutopruneError(
+            f"A dropped block must be a module of the model, but {name!r} is none: "
+            f"is this the right model?"
+        )
 
 
 def _is_selection(model: nn.Module, name: str) -> bool:

@@ -34,9 +34,11 @@ class Trail:
     ledger: Ledger = field(default_factory=Ledger)
     positions: dict[str, int] = field(default_factory=dict)
     """How often each weight is multiplied, over the whole example."""
-    products: list[tuple[Extent, ...]] = field(default_factory=list)
-    """Multiply-accumulates that are not a weight's, each as a product of extents."""
+    products: list[tuple[tuple[Extent, ...], tuple[str, ...]]] = field(default_factory=list)
+    """Multiply-accumulates that are not a weight's: extents, and the modules they were in."""
     activations: list[Activation] = field(default_factory=list)
+    skips: dict[str, tuple[Labels, Labels]] = field(default_factory=dict)
+    """Modules that add their input to what they make of it: its labels, and their output's."""
     steps: int = 0
 
 
@@ -45,6 +47,8 @@ class Activation:
     """A tensor made on the way: its extents, bytes an entry, and when it is needed."""
 
     extents: tuple[Extent, ...]
+    inside: tuple[str, ...]
+    """The modules that were running when it was made."""
     itemsize: int
     born: int
     last: int
@@ -65,7 +69,7 @@ def follow(
     for tensor in tensors_of(example):
         follower.set(tensor, Labels(is_input=True))
     try:
-        with _plain_operations(), follower.inside_norms(model), follower:
+        with _plain_operations(), follower.watching(model), follower:
             outputs = call(model, example)
     finally:
         for _, tensor in named:
@@ -100,11 +104,12 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = trail.ledger
         self.positions = trail.positions
-        self.products = trail.products
         self.prune_inputs = prune_inputs
         self.embeddings = embeddings
         self._trail = trail
         self._storages: dict[int, Activation] = {}
+        self._inside: list[list[Any]] = []
+        """For each module that is running: its input, whether that was added to, its name."""
 
     # Labels live on the tensors themselves, so that they go when the tensors do.
 
@@ -116,23 +121,45 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
         return labels
 
     @contextmanager
-    def inside_norms(self, model: nn.Module) -> Iterator[None]:
-        """Know when a normalisation module runs: its statistics are over the channels that stay."""
-
-        def enter(*_: Any) -> None:
-            self.norm_depth += 1
-
-        def leave(*_: Any) -> None:
-            self.norm_depth -= 1
-
-        norms = [m for m in model.modules() if is_rms_norm(m)]
-        hooks = [m.register_forward_pre_hook(enter) for m in norms]
-        hooks += [m.register_forward_hook(leave) for m in norms]
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Know when a norm runs, whose statistics are over channels, and when a block does."""
+        hooks: list[Any] = []
+        for name, module in model.named_modules():
+            if is_rms_norm(module):
+                hooks.append(module.register_forward_pre_hook(self._enter_norm))
+                hooks.append(module.register_forward_hook(self._leave_norm))
+            elif name and list(module.children()) and list(module.parameters()):
+                hooks.append(
+                    module.register_forward_pre_hook(self._enterer(name), with_kwargs=True)
+                )
+                hooks.append(module.register_forward_hook(self._leaver(name)))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _enter_norm(self, *_: Any) -> None:
+        self.norm_depth += 1
+
+    def _leave_norm(self, *_: Any) -> None:
+        self.norm_depth -= 1
+
+    def _enterer(self, name: str) -> Any:
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            tensors = tensors_of((args, kwargs))
+            self._inside.append([tensors[0] if tensors else None, False, name])
+
+        return enter
+
+    def _leaver(self, name: str) -> Any:
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            given, skipped, _ = self._inside.pop()
+            same = isinstance(output, Tensor) and given is not None and output.shape == given.shape
+            if skipped and same and args and args[0] is given:
+                self._trail.skips[name] = (self.get(given), self.get(output))
+
+        return leave
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -142,6 +169,9 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
         tensors = [t for value in given.values() for t in tensors_of(value)]
         outs = tensors_of(out)
         labels = self._follow(func, given, tensors, outs)
+        if func.overloadpacket is torch.ops.aten.add or func.overloadpacket is torch.ops.aten.add_:
+            for block in self._inside:
+                block[1] = block[1] or any(t is block[0] for t in tensors)
         for tensor, label in zip(outs, labels, strict=True):
             self.set(tensor, label)
         self._remember(tensors, outs)
@@ -166,6 +196,12 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
 
     # --- what it costs ----------------------------------------------------------------------
 
+    def multiplied(self, extents: Sequence[Extent]) -> None:
+        self._trail.products.append((tuple(extents), self._running()))
+
+    def _running(self) -> tuple[str, ...]:
+        return tuple(block[2] for block in self._inside)
+
     def _remember(self, tensors: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
         step = self._trail.steps = self._trail.steps + 1
         shared = set()
@@ -178,7 +214,7 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
             place = tensor.untyped_storage().data_ptr()
             if place in shared or not tensor.numel():
                 continue
-            made = Activation(self.extents(tensor), tensor.itemsize, step, step)
+            made = Activation(self.extents(tensor), self._running(), tensor.itemsize, step, step)
             self._storages[place] = made
             self._trail.activations.append(made)
 

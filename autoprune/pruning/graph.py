@@ -32,6 +32,7 @@ from autoprune.pruning.forward import (
     tensors_of,
 )
 from autoprune.pruning.groups import (
+    BLOCK,
     Activation,
     Blocked,
     ChannelGroup,
@@ -43,7 +44,7 @@ from autoprune.pruning.groups import (
 )
 from autoprune.pruning.labels import Leaf, Ledger, compress, varying
 from autoprune.pruning.layers import SELECTED, Tie, may_select, rule_of, selects
-from autoprune.pruning.proof import prove
+from autoprune.pruning.proof import droppable, prove
 from autoprune.pruning.rules import Extent as AtomExtent
 
 INPUTS = ".inputs"
@@ -95,7 +96,8 @@ def find_groups(
         _ask_modules(model, trail.ledger)
         finder = _Finder(model, trail, kept_layers)
         proved = finder.find(example)
-    return finder.grouping(proved, samples=batch_size_of(example))
+        blocks = droppable(model, finder.blocks(), example)
+    return finder.grouping(proved, samples=batch_size_of(example), blocks=blocks)
 
 
 def _check_copyable(model: nn.Module) -> None:
@@ -336,7 +338,9 @@ class _Finder:
 
     # --- the whole --------------------------------------------------------------------------
 
-    def grouping(self, groups: Sequence[ChannelGroup], *, samples: int) -> Grouping:
+    def grouping(
+        self, groups: Sequence[ChannelGroup], *, samples: int, blocks: Sequence[str] = ()
+    ) -> Grouping:
         """Return everything that is known, with `groups` as what can be pruned."""
         column = self._columns(groups)
         return Grouping(
@@ -344,8 +348,9 @@ class _Finder:
             blocked=tuple(self._blocked(groups)),
             shapes={name: tuple(p.shape) for name, p in self.model.named_parameters()},
             positions={n: times // samples for n, times in self.trail.positions.items()},
-            products=tuple(self._products(column, groups, samples)),
-            activations=tuple(self._activations(column, groups, samples)),
+            products=tuple(self._products(column, groups, samples, blocks)),
+            activations=tuple(self._activations(column, groups, samples, blocks)),
+            blocks=tuple(f"{name}{BLOCK}" for name in blocks),
             norms=tuple(
                 f"{name}.weight"
                 for name, module in self.model.named_modules()
@@ -390,12 +395,34 @@ class _Finder:
             constant *= 1 if extent.entries else extent.size
         return tuple(e for e in found if e.entries), constant
 
+    def blocks(self) -> list[str]:
+        """Return the innermost modules that can be left out: what comes in could go on."""
+        found = []
+        for name, (given, made) in self.trail.skips.items():
+            before, after = (
+                sorted((compress(self._of(a)) for a in each.arrays), key=lambda a: a.shape)
+                for each in (given, made)
+            )
+            if len(before) == len(after) and all(map(torch.equal, before, after)):
+                found.append(name)
+        return [n for n in found if not any(o.startswith(f"{n}.") for o in found)]
+
+    def _of(self, atoms: Tensor) -> Any:
+        """Return the class of each atom; entries without one stand for themselves."""
+        numbers = torch.from_numpy(self._class_of)[atoms.clamp(min=0)]
+        return torch.where(atoms > 0, numbers, atoms - 1)
+
     def _products(
-        self, column: IntArray, groups: Sequence[ChannelGroup], samples: int
+        self,
+        column: IntArray,
+        groups: Sequence[ChannelGroup],
+        samples: int,
+        blocks: Sequence[str],
     ) -> Iterator[Product]:
         totals: dict[tuple[Any, ...], tuple[tuple[Extent, ...], int]] = {}
-        for extents in self.trail.products:
+        for extents, inside in self.trail.products:
             shrinking, constant = self._product(extents, column, groups)
+            shrinking += _present(inside, blocks)
             key = tuple((e.size, tuple(e.entries.items())) for e in shrinking)
             known = totals.get(key, (shrinking, 0))
             totals[key] = (shrinking, known[1] + constant)
@@ -403,10 +430,15 @@ class _Finder:
             yield Product(extents=shrinking, times=Fraction(times, samples))
 
     def _activations(
-        self, column: IntArray, groups: Sequence[ChannelGroup], samples: int
+        self,
+        column: IntArray,
+        groups: Sequence[ChannelGroup],
+        samples: int,
+        blocks: Sequence[str],
     ) -> Iterator[Activation]:
         for made in self.trail.activations:
             shrinking, constant = self._product(made.extents, column, groups)
+            shrinking += _present(made.inside, blocks)
             size = Fraction(constant * made.itemsize, samples)
             yield Activation(
                 product=Product(extents=shrinking, times=size), born=made.born, last=made.last
@@ -438,6 +470,11 @@ class _Finder:
         if any(1 in t.shape[:2] for t in matrices):
             return "it has a single channel"
         return "no prunable group runs through it"
+
+
+def _present(inside: Sequence[str], blocks: Sequence[str]) -> tuple[Extent, ...]:
+    """Return a factor that is 0 once a block is dropped, for each block that runs."""
+    return tuple(Extent(size=1, entries={f"{n}{BLOCK}": 1}) for n in inside if n in blocks)
 
 
 def _makers(group: ChannelGroup) -> list[str]:

@@ -96,8 +96,10 @@ def rule_of(module: nn.Module) -> GroupRule:
 
 def fit_attributes(model: nn.Module) -> None:
     """Make each layer's size attributes agree with the shapes of its tensors."""
+    skipped = {id(m) for s in model.modules() if isinstance(s, Skipped) for m in s.modules()}
     for module in model.modules():
-        rule_of(module).fit(module)
+        if id(module) not in skipped:
+            rule_of(module).fit(module)
 
 
 def over_channels(module: nn.Module) -> bool:
@@ -330,6 +332,34 @@ class MultiheadRule(GroupRule):
         module.__class__ = TrimmedAttention
         # TransformerEncoderLayer's fused path cannot have fewer heads: this switches it off.
         module._qkv_same_embed_dim = False
+
+
+# --- blocks that are not there ------------------------------------------------------------------
+
+
+class Skipped(nn.Module):
+    """Stands where a residual block was: what comes in goes out."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return x
+
+
+def skip(module: nn.Module) -> None:
+    """Make a block pass on what it is given, and drop its tensors, in place.
+
+    It keeps its class as a base and its attributes, which the module around it may ask for.
+    """
+    for inner in module.modules():
+        for held in (inner._parameters, inner._buffers):
+            for name in held:
+                held[name] = None
+    kind = type(module)
+    if kind not in _SKIPPED:
+        _SKIPPED[kind] = type(f"Skipped{kind.__name__}", (Skipped, kind), {})
+    module.__class__ = _SKIPPED[kind]
+
+
+_SKIPPED: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 # --- layers that pick their own inputs ----------------------------------------------------------

@@ -13,7 +13,7 @@ from autoprune.errors import first_line
 from autoprune.pruning.cut import cut
 from autoprune.pruning.forward import call, tensors_of, without_fast_path
 from autoprune.pruning.groups import ChannelGroup, Grouping, Kept
-from autoprune.pruning.layers import fit_attributes, over_channels
+from autoprune.pruning.layers import fit_attributes, over_channels, skip
 
 RELATIVE_TOLERANCE = 1e-4
 
@@ -62,6 +62,22 @@ def _fault(
                 "so that cutting is not the same as ignoring them"
             )
     return None
+
+
+def droppable(model: nn.Module, blocks: Sequence[str], probe: Any) -> list[str]:
+    """Return the blocks without which the model runs and answers in the same shape."""
+    held = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    shapes = [t.shape for t in _outputs(model, probe)]
+    found = []
+    for block in blocks:
+        without = copy.deepcopy(model, dict(held))  # shares its tensors
+        skip(without.get_submodule(block))
+        try:
+            if [t.shape for t in _outputs(without, probe)] == shapes:
+                found.append(block)
+        except Exception:  # whatever asks for the block: it stays
+            continue
+    return found
 
 
 def _outputs(model: nn.Module, probe: Any) -> list[Tensor]:

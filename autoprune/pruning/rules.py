@@ -32,13 +32,16 @@ class Context:
 
     ledger: Ledger
     positions: dict[str, int]
-    products: list[tuple[Extent, ...]]
     prune_inputs: bool
     embeddings: bool
     norm_depth: int = 0
     """How many normalisation modules are running: their statistics may be over channels."""
 
     def get(self, tensor: Tensor) -> Labels:
+        raise NotImplementedError
+
+    def multiplied(self, extents: Sequence[Extent]) -> None:
+        """Count multiply-accumulates that are not a weight's."""
         raise NotImplementedError
 
 
@@ -506,7 +509,7 @@ def _count(
     for dim, size in sizes.items():
         atoms = next((z for z in free if varying(z) == {dim}), None)
         extents.append((size, None if atoms is None else atoms.reshape(-1)))
-    f.products.append(tuple(extents))
+    f.multiplied(extents)
 
 
 @rule("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution")
