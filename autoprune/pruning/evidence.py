@@ -65,7 +65,7 @@ class Evidence:
         return [
             (self.columns(s), s, self.inputs[s.tensor])
             for s in group.slices
-            if s.role == "in" and s.tensor in self.inputs
+            if s.role == "in" and s.tensor in self.inputs and s.tensor in self.tensors
         ]
 
     def rows(self, piece: Slice, of: Tensor | None = None) -> Tensor:
