@@ -90,7 +90,7 @@ def _reads(module: nn.Module, piece: Slice) -> bool:
 
 
 def channel_dim(layer: nn.Module, given: Tensor) -> int:
-    """Return which dimension of a reader's input has its channels."""
+    """Return which dimension of a reader's input, or of its output, has the channels."""
     if isinstance(layer, nn.Linear):
         return given.dim() - 1
     assert isinstance(layer.weight, Tensor)

@@ -8,7 +8,7 @@ gives it; regularised towards the weights that the cut left, so that few samples
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +21,14 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.pruning.forward import call, shared_names
 from autoprune.pruning.groups import Grouping, Kept, removed_entries
-from autoprune.pruning.readers import first_input
+from autoprune.pruning.readers import channel_dim, first_input
 
 ROWS_PER_SAMPLE = 64
 """Positions of a sample's feature map, or of its sequence, that are looked at."""
 MOST_UNKNOWNS = 8_192
 """Layers with more weights per output are left: their normal equations would take over 0.5 GB."""
 HELD_OUT = 4
-"""One in so many rows tells which ridge is best."""
+"""The last of so many parts of a batch's samples tells which ridge is best."""
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridges to choose from, as a share of the inputs' mean square."""
 
@@ -106,28 +106,39 @@ def _in_forward_order(
 ) -> list[tuple[str, Tensor]]:
     """Return the targets that `model` calls, first called first."""
     called: dict[str, None] = {}
-    with _watching({n: model.get_submodule(n) for n in targets}) as calls:
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_: called.setdefault(name)
+
+    hooks = [model.get_submodule(n).register_forward_hook(note(n)) for n in targets]
+    try:
         for batch in batches:
-            calls.clear()
             call(model, batch)
-            called |= dict.fromkeys(name for name, _, _ in calls)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return [(name, targets[name]) for name in called]
 
 
 @contextmanager
-def _watching(layers: dict[str, nn.Module]) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
-    """Collect (name, input, output) of each call of `layers`."""
-    calls: list[tuple[str, Tensor, Tensor]] = []
+def _watching(layer: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collect the input and output of each call of `layer`: copies, as others may write there."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    before: list[Tensor | None] = []
 
-    def note(name: str) -> Any:
-        def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            given = first_input(args, kwargs)
-            if given is not None and isinstance(output, Tensor):
-                calls.append((name, given, output))
+    def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
+        given = first_input(args, kwargs)
+        before.append(None if given is None else given.clone())
 
-        return after
+    def leave(_: nn.Module, args: Any, output: Any) -> None:
+        given = before.pop()
+        if given is not None and isinstance(output, Tensor):
+            calls.append((given, output.clone()))
 
-    hooks = [m.register_forward_hook(note(n), with_kwargs=True) for n, m in layers.items()]
+    hooks = (
+        layer.register_forward_pre_hook(enter, with_kwargs=True),
+        layer.register_forward_hook(leave),
+    )
     try:
         yield calls
     finally:
@@ -187,30 +198,27 @@ def _equations(
 ) -> tuple[_Normal, _Normal] | None:
     """Run both models and return the equations to fit and those held out."""
     generator = torch.Generator().manual_seed(0)
-    totals: list[_Normal] | None = None
+    fit: _Normal | None = None
+    held_out: _Normal | None = None
     for batch in batches:
-        answers = []
-        for model, layer in zip((parent, small), layers, strict=True):
-            with _watching({"": layer}) as calls:
-                call(model, batch)
-            answers.append(list(calls))
-        if [len(a) for a in answers] != [len(answers[1])] * 2:
+        with _watching(layers[0]) as before, _watching(layers[1]) as now:
+            call(parent, batch)
+            call(small, batch)
+        if len(before) != len(now):
             return None  # the two take different ways
-        for (_, _, wanted), (_, given, got) in zip(*answers, strict=True):
-            wanted = wanted.index_select(_output_dim(layers[1], wanted), stays.to(wanted.device))
+        for (_, whole), (given, got) in zip(before, now, strict=True):
+            wanted = whole.index_select(channel_dim(layers[1], whole), stays.to(whole.device))
             rows = _sampled_rows(layers[1], given, got, wanted, generator)
             if rows is None:
                 return None
             x, missing = rows
-            out = torch.arange(len(x)) % HELD_OUT == HELD_OUT - 1
-            parts = [
-                _Normal.of(x[mask], missing[mask], bias=layers[1].bias is not None)
-                for mask in (~out.to(x.device), out.to(x.device))
-            ]
-            totals = (
-                parts if totals is None else [a + b for a, b in zip(totals, parts, strict=True)]
-            )
-    return None if totals is None else (totals[0], totals[1])
+            end = len(x) - len(x) // HELD_OUT
+            bias = layers[1].bias is not None
+            one = _Normal.of(x[:end], missing[:end], bias=bias)
+            other = _Normal.of(x[end:], missing[end:], bias=bias)
+            fit = one if fit is None else fit + one
+            held_out = other if held_out is None else held_out + other
+    return None if fit is None or held_out is None else (fit, held_out)
 
 
 def _best_change(fit: _Normal, held_out: _Normal) -> Tensor | None:
@@ -233,14 +241,6 @@ def _apply(layer: nn.Module, change: Tensor) -> None:
 
 
 # --- rows ---------------------------------------------------------------------------------------
-
-
-def _output_dim(layer: nn.Module, output: Tensor) -> int:
-    """Return which dimension of a layer's output has its channels."""
-    if isinstance(layer, nn.Linear):
-        return output.dim() - 1
-    assert isinstance(layer.weight, Tensor)
-    return output.dim() - (layer.weight.dim() - 2) - 1
 
 
 def _sampled_rows(
@@ -293,15 +293,16 @@ def _convolution_rows(
         return None
     count = int(np.prod(sizes))
     flat = torch.randperm(count, generator=generator)[:ROWS_PER_SAMPLE].sort().values
-    places = tuple(torch.from_numpy(p) for p in np.unravel_index(flat.numpy(), tuple(sizes)))
-    places = tuple(p.to(given.device) for p in places)
-    x = windows[(slice(None), slice(None), *places)]  # [samples, channels, places, *kernel]
-    x = x.movedim(2, 1).reshape(-1, layer.weight[0].numel())
-    answer, target = (
-        t[(slice(None), slice(None), *places)].movedim(2, 1).reshape(-1, t.shape[1])
-        for t in (got, wanted)
-    )
-    return x, answer, target
+    places = np.unravel_index(flat.numpy(), tuple(sizes))
+    index: list[slice | Tensor] = [slice(None), slice(None)]
+    index += [torch.from_numpy(p).to(given.device) for p in places]
+
+    def rows(of: Tensor) -> Tensor:
+        """Take [samples, channels, places, ...], one row for each sample and place."""
+        chosen = of[tuple(index)].movedim(2, 1)
+        return chosen.reshape(chosen.shape[0] * chosen.shape[1], -1)
+
+    return rows(windows), rows(got), rows(wanted)
 
 
 def _windows(layer: _ConvNd, given: Tensor) -> Tensor:
@@ -320,5 +321,6 @@ def _windows(layer: _ConvNd, given: Tensor) -> Tensor:
     for dim in range(spatial):
         size = layer.dilation[dim] * (layer.kernel_size[dim] - 1) + 1
         windows = windows.unfold(2 + dim, size, layer.stride[dim])
-    taps = tuple(slice(None, None, layer.dilation[dim]) for dim in range(spatial))
-    return windows[(..., *taps)]
+    taps = [slice(None)] * (2 + spatial)
+    taps += [slice(None, None, layer.dilation[dim]) for dim in range(spatial)]
+    return windows[tuple(taps)]
