@@ -6,6 +6,7 @@ size is a product of linear functions, and thousands of plans are costed in one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,7 +34,11 @@ class CostModel:
     def __init__(self, grouping: Grouping) -> None:
         self.names = list(grouping.channels)
         self.channels: Widths = np.array(list(grouping.channels.values()), dtype=np.int64)
-        self._shapes = grouping.shapes
+        weights = grouping.weights.values()
+        self._shapes = {
+            name: (math.prod(shape),) if name in weights else shape
+            for name, shape in grouping.shapes.items()
+        }
         self._positions = grouping.positions
         self._products = grouping.products
         self._activations = grouping.activations
@@ -46,6 +51,10 @@ class CostModel:
                     (piece.tensor, piece.dim), np.zeros(len(self.names), dtype=np.int64)
                 )
                 per_group[column] += piece.index.shape[1]
+            if group.name in grouping.weights:  # a channel is a single weight
+                one = np.zeros(len(self.names), dtype=np.int64)
+                one[column] = 1
+                self._entries[(grouping.weights[group.name], 0)] = one
         self._inside = {
             name: [i for i, n in enumerate(self.names) if _is_inside(name, n, grouping)]
             for name in grouping.shapes

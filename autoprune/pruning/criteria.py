@@ -83,6 +83,9 @@ def score_groups(name: str, evidence: Evidence, grouping: Grouping) -> dict[str,
     chosen = get_criterion(name)
     scores = {}
     for group in grouping.groups:
+        if not group.slices:  # its block was dropped
+            scores[group.name] = torch.zeros(group.channels)
+            continue
         score = chosen.score(evidence, group).detach().float().cpu()
         if score.shape != (group.channels,) or not bool(torch.isfinite(score).all()):
             raise AutopruneError(

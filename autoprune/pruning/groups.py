@@ -8,7 +8,7 @@ a trial needs (cutting, counting, nesting) follows from these values alone, with
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -117,6 +117,9 @@ class Grouping:
     """BatchNorm scale parameters (gamma), by name."""
     blocks: tuple[str, ...] = ()
     """Residual blocks that can be dropped whole, by name."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Where single weights are pruned: the tensor of each group, whose "channels" are its weights.
+    Such groups have no slices."""
 
     @property
     def channels(self) -> dict[str, int]:
@@ -221,6 +224,7 @@ def to_json(grouping: Grouping) -> dict[str, Any]:
         "activations": [[_product_json(a.product), a.born, a.last] for a in grouping.activations],
         "norms": list(grouping.norms),
         "blocks": list(grouping.blocks),
+        "weights": dict(grouping.weights),
     }
 
 
@@ -248,6 +252,7 @@ def from_json(value: Mapping[str, Any]) -> Grouping:
         ),
         norms=tuple(value["norms"]),
         blocks=tuple(value["blocks"]),
+        weights=dict(value["weights"]),
     )
 
 

@@ -399,6 +399,15 @@ def selects(module: nn.Module) -> bool:
     return type(module) in _SELECTING.values()
 
 
+def picked(module: nn.Module, given: Tensor) -> Tensor:
+    """Return what a layer reads of its input: all of it, or the entries that it picks."""
+    if not selects(module):
+        return given
+    selected = module.get_buffer(SELECTED)
+    spatial = len(getattr(module, "kernel_size", ()))
+    return given.index_select(given.dim() - 1 - spatial, selected)
+
+
 def _select(module: nn.Module) -> None:
     if selects(module):
         return

@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.pruning.forward import tensors_of
 from autoprune.pruning.groups import ChannelGroup, Grouping, Slice
+from autoprune.pruning.layers import picked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,7 @@ class Readers:
             if given is None:
                 return None
             dim = channel_dim(layer, given)
-            self._note(tensor, given.detach().movedim(dim, -1))
+            self._note(tensor, picked(layer, given.detach()).movedim(dim, -1))
             if not self.samples or given.shape[0] % self.samples:
                 return None  # not one row or more per sample: no gate to read
             # A node of its own: an input shared by two readers must not see both gradients.
@@ -164,7 +165,7 @@ class Readers:
                 own.requires_grad_()  # what is read may be the data themselves
 
             def after(gradient: Tensor) -> None:
-                product = (own.detach() * gradient).movedim(dim, -1)
+                product = picked(layer, own.detach() * gradient).movedim(dim, -1)
                 rows = product.reshape(self.samples, -1, product.shape[-1]).sum(1)
                 self._products[tensor] = self._products.get(tensor, 0) + rows
 

@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.pruning.forward import call, shared_names
 from autoprune.pruning.groups import Grouping, Kept, removed_entries
+from autoprune.pruning.layers import picked
 from autoprune.pruning.readers import channel_dim, first_input
 
 ROWS_PER_SAMPLE = 64
@@ -133,7 +134,7 @@ def _watching(layer: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
     def leave(_: nn.Module, args: Any, output: Any) -> None:
         given = before.pop()
         if given is not None and isinstance(output, Tensor):
-            calls.append((given, output.clone()))
+            calls.append((picked(layer, given), output.clone()))
 
     hooks = (
         layer.register_forward_pre_hook(enter, with_kwargs=True),
