@@ -6,8 +6,8 @@ The driver alone writes to Optuna and MLflow.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -42,6 +42,8 @@ class Dense:
 
     score: Score
     sensitivity: Mapping[str, float]
+    lamp: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """LAMP scores of its channels, by group."""
 
 
 class Driver:
@@ -234,12 +236,17 @@ class Driver:
         )
 
     def _hear(self, running: TrialRun, value: Mapping[str, Any]) -> None:
+        if "step" in value:  # a wider model's score: neither for its curve nor to be stopped by
+            running.earlier.append(value["valid"])
+            self._executor.answer(running.name, go_on=True)
+            return
         running.curve.append(value["valid"])
         if "loss" in value:
             running.losses.append(value["loss"])
         running.stopped = running.may_stop and self._rule.dominated(
             params=running.params,
             epochs=running.plan.finetune.epochs,
+            earlier_epochs=len(running.earlier),
             curve=running.curve,
             completed=self.candidates.values(),
         )

@@ -152,7 +152,10 @@ class SearchRun:
         if isinstance(self.settings.sampler, BaseSampler):
             return self.settings.sampler
         allocator = Allocator(
-            self.cost, sensitivity=dense.sensitivity, lowest=self.space.minimum_widths()
+            self.cost,
+            sensitivity=dense.sensitivity,
+            lamp=dense.lamp,
+            lowest=self.space.minimum_widths(),
         )
         return make_sampler(
             self.settings.sampler,
@@ -224,6 +227,7 @@ class SearchRun:
         return Dense(
             score=Score(**{f: value[f] for f in Score.__dataclass_fields__}),
             sensitivity=value["sensitivity"],
+            lamp=value["lamp"],
         )
 
     def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:

@@ -3,12 +3,13 @@
 width_g = clip(s * C_g^eta * exp(beta * z_g + kappa * depth_g), lowest_g, C_g), where C_g is the
 dense group's size, z_g its standardised sensitivity, depth_g in [-1, 1] its place from input to
 output, and s is solved so that the plan has the wanted number of parameters. eta = 1 is a uniform
-ratio, eta = 0 a constant width.
+ratio, eta = 0 a constant width. The other way is one threshold on the LAMP scores of all channels
+(Lee et al. 2021).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,7 @@ class Allocator:
         cost: CostModel,
         *,
         sensitivity: Mapping[str, float] | None = None,
+        lamp: Mapping[str, Sequence[float]] | None = None,
         lowest: Mapping[str, int] | None = None,
     ) -> None:
         self.cost = cost
@@ -54,6 +56,7 @@ class Allocator:
         self._lowest = cost.row(lowest) if lowest else np.ones(count, dtype=np.int64)
         raw = np.array([(sensitivity or {}).get(name, 0.0) for name in cost.names])
         self._z: Floats = (raw - raw.mean()) / (raw.std() or 1.0)
+        self._lamp: list[Floats] = [np.sort(np.array((lamp or {})[n])) for n in cost.names if lamp]
         self._depth: Floats = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
 
     @property
@@ -88,6 +91,37 @@ class Allocator:
             best = int(fitting[-1])
             low, high = float(scales[best]), float(scales[min(best + 1, len(scales) - 1)])
         return self._named(self._rows(np.array([low], dtype=np.float64), weights, ceiling)[0])
+
+    @property
+    def knows_lamp(self) -> bool:
+        """Whether it was given LAMP scores."""
+        return bool(self._lamp)
+
+    def lamp_widths(
+        self, params: int, *, at_most: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
+        """Return the widest plan of at most `params` parameters that cuts at one LAMP score.
+
+        Lee et al. 2021: every group keeps its channels of at least that score, of those that the
+        dense model had. Bounds are as for `widths`.
+        """
+        ceiling = self.cost.row(at_most) if at_most else self.cost.channels
+        thresholds = np.unique(np.concatenate(self._lamp))
+        low, high = 0, len(thresholds)  # the answer's place: widths fall as thresholds rise
+        while low < high:
+            middle = (low + high) // 2
+            row = self._lamp_row(float(thresholds[middle]), ceiling)
+            if int(self.cost.params_of(row[None])[0]) <= params:
+                high = middle
+            else:
+                low = middle + 1
+        threshold = float(thresholds[low]) if low < len(thresholds) else np.inf
+        return self._named(self._lamp_row(threshold, ceiling))
+
+    def _lamp_row(self, threshold: float, ceiling: Widths) -> Widths:
+        kept = [len(s) - int(np.searchsorted(s, threshold)) for s in self._lamp]
+        wanted = np.array(kept, dtype=np.int64)
+        return np.minimum(np.maximum(wanted, self._lowest), ceiling)
 
     def _rows(self, scales: Floats, weights: Floats, ceiling: Widths) -> Widths:
         wanted = np.rint(np.exp(scales)[:, None] * weights).astype(np.int64)

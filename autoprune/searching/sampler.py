@@ -35,6 +35,8 @@ SMALLEST = 1 / 256
 """Its last, unless the network cannot get that small."""
 CHAIN_SHARE = 0.7
 """Share of the budget that the descending chain takes."""
+LAMP_SHARE = 0.2
+"""Share of the new sizes after it that are spread by LAMP scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +148,11 @@ class PruningSampler(BaseSampler):
         parent = front[gap + 1]
         target = int(np.exp(rng.uniform(sizes[gap], sizes[gap + 1])))
         shape = Shape(eta=rng.uniform(0.2, 0.9), beta=rng.normal(0, 0.3), kappa=rng.normal(0, 0.3))
-        widths = self._context.allocator.widths(
-            target, shape, at_most=self._context.space.widths(parent.params)
-        )
-        return widths, parent
+        allocator = self._context.allocator
+        ceiling = self._context.space.widths(parent.params)
+        if allocator.knows_lamp and rng.random() < LAMP_SHARE:
+            return allocator.lamp_widths(target, at_most=ceiling), parent
+        return allocator.widths(target, shape, at_most=ceiling), parent
 
     def _recipe(
         self,

@@ -1,0 +1,139 @@
+"""Evaluating a plan, stage by stage: load, then score, cut, mend and train until it is reached."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from autoprune.pruning.compensate import compensated
+from autoprune.pruning.cut import cut
+from autoprune.pruning.evidence import top_channels
+from autoprune.pruning.groups import restrict
+from autoprune.pruning.plan import Plan
+from autoprune.pruning.reconstruct import reconstructed
+from autoprune.pruning.steps import steps_of
+from autoprune.pruning.weights import save_model
+from autoprune.training.calibrate import recalibrate
+from autoprune.training.finetune import finetune, scored
+from autoprune.workbench import Job, Workbench
+
+RECALIBRATION_SAMPLES = 512
+RECALIBRATION_BATCH = 128
+COMPENSATED = ("flap",)
+"""Criteria to whose method the compensation of biases belongs."""
+STEP_SEED = 1_000_000_000
+"""What an earlier step's training adds to the seed."""
+
+
+def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, seed: int) -> Job:
+    """Cut a plan from its parent's weights, fine-tune it with distillation, score each epoch.
+
+    Yields the score after the cut to the plan's widths (epoch 0) and after every epoch. A plan of
+    several steps yields the epochs before that, too, with their `step`: their scores are of wider
+    models. Told to stop, it saves nothing and returns None; else the weights are in the store when
+    it returns.
+    """
+    clock = _Clock()
+    wanted = Plan.from_json(plan)
+    with clock("load"):
+        source = _Source(model=bench.model(parent), kept=bench.kept(parent), name=parent)
+    *earlier, last = steps_of(wanted, source.widths)
+    for number, step in enumerate(earlier, 1):
+        source = _pruned(bench, wanted, source, step.widths, clock)
+        tuning = replace(wanted.finetune, epochs=step.epochs)
+        with clock("train"):
+            for epoch in finetune(
+                source.model,
+                bench.task,
+                tuning,
+                teacher=bench.teacher,
+                seed=seed + STEP_SEED * number,
+            ):
+                if not (yield {"step": number, "epoch": epoch.epoch, "valid": epoch.valid}):
+                    return None
+    reached = _pruned(bench, wanted, source, last.widths, clock)
+    model, tuning = reached.model, replace(wanted.finetune, epochs=last.epochs)
+    with clock("evaluate"):
+        valid = scored(bench.task, model, 0, tuning)
+    if not (yield {"epoch": 0, "valid": valid}):
+        return None
+    with clock("train"):
+        for epoch in finetune(model, bench.task, tuning, teacher=bench.teacher, seed=seed):
+            valid = epoch.valid
+            if not (yield {"epoch": epoch.epoch, "valid": valid, "loss": epoch.loss}):
+                return None
+    with clock("save"):
+        save_model(bench.store.weights(name), model)
+    return {
+        "valid": valid,
+        "params": sum(p.numel() for p in model.parameters()),
+        "macs": bench.cost.macs(wanted.widths),
+        "size_bytes": bench.store.weights(name).stat().st_size,
+        "plan": wanted.with_kept(reached.kept).to_json(),
+        "seconds": clock.seconds,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """A model on its way to the plan's widths."""
+
+    model: nn.Module
+    kept: Mapping[str, tuple[int, ...]]
+    """Which of the dense channels it has."""
+    name: str | None
+    """The finished candidate whose weights these are, None once they are no one's."""
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return {name: len(kept) for name, kept in self.kept.items()}
+
+
+def _pruned(
+    bench: Workbench, plan: Plan, source: _Source, widths: Mapping[str, int], clock: _Clock
+) -> _Source:
+    """Score the source's channels, cut it to `widths`, and mend what can be without training."""
+    if widths == source.widths:
+        return source
+    grouping = restrict(bench.grouping, source.kept)
+    with clock("score"):
+        scores = bench.scores(plan.criterion, source.model, grouping, name=source.name)
+    with clock("cut"):
+        chosen = {n: top_channels(scores.groups[n], width) for n, width in widths.items()}
+        whole = source.model
+        if plan.criterion in COMPENSATED:
+            whole = compensated(whole, grouping, chosen, scores.input_means)
+        model = cut(whole, grouping, chosen)
+    if plan.reconstruct:
+        with clock("reconstruct"):
+            inputs = [batch.inputs for batch in _batches(bench)]
+            model = reconstructed(source.model, model, grouping, chosen, inputs)
+    with clock("calibrate"):
+        recalibrate(model, _batches(bench))
+    kept = {n: tuple(source.kept[n][i] for i in chosen[n]) for n in widths}
+    return _Source(model=model, kept=kept, name=None)
+
+
+def _batches(bench: Workbench) -> Iterator[Any]:
+    return bench.training_batches(samples=RECALIBRATION_SAMPLES, batch_size=RECALIBRATION_BATCH)
+
+
+class _Clock:
+    """Sums the seconds spent in named parts of a job."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.seconds[part] = self.seconds.get(part, 0.0) + spent
