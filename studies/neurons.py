@@ -42,6 +42,6 @@ study = PruningStudy(
     task=enlarged_digits(),
     train=FineTune(epochs=30, lr=3e-3, batch_size=64),
     prune_inputs=True,
-    space=Space(epochs=20, lr=(1e-3, 1e-2), batch_size=(32, 64)),
+    space=Space(epochs=20, lr=(1e-3, 1e-2), batch_size=(32, 64), reconstruct=True),
     final_epochs=40,
 )
