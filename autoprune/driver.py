@@ -329,7 +329,7 @@ class Driver:
                 state,
                 candidate,
                 cause=cause,
-                channels=self._space.channels,
+                channels=self._space.dense_widths,
                 dense_params=self._dense.score.params,
                 tags=self._tags,
             )

@@ -104,7 +104,12 @@ def _pruned(
     with clock("score"):
         scores = bench.scores(plan.criterion, source.model, grouping, name=source.name)
     with clock("cut"):
-        chosen = {n: top_channels(scores.groups[n], width) for n, width in widths.items()}
+        chosen = {
+            name: tuple(range(widths[name]))
+            if name in grouping.blocks
+            else top_channels(scores.groups[name], widths[name])
+            for name in grouping.channels
+        }
         whole = source.model
         if plan.criterion in COMPENSATED:
             whole = compensated(whole, grouping, chosen, scores.input_means)
@@ -115,7 +120,8 @@ def _pruned(
             model = reconstructed(source.model, model, grouping, chosen, inputs)
     with clock("calibrate"):
         recalibrate(model, _batches(bench))
-    kept = {n: tuple(source.kept[n][i] for i in chosen[n]) for n in widths}
+    # A block that the source lacks is not among what was chosen from.
+    kept = {n: tuple(source.kept[n][i] for i in chosen.get(n, ())) for n in widths}
     return _Source(model=model, kept=kept, name=None)
 
 

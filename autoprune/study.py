@@ -19,6 +19,9 @@ from torch import nn
 
 from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.forward import map_tensors, tensors_of
+from autoprune.pruning.graph import find_groups
+from autoprune.pruning.groups import Grouping
+from autoprune.pruning.masks import weight_groups
 from autoprune.pruning.plan import FineTune
 from autoprune.searching.space import Space, with_criteria
 from autoprune.training.task import Task, missing_methods
@@ -141,6 +144,19 @@ class PruningStudy:
                 f"but returned a {type(model).__name__}."
             )
         return model.cpu()
+
+    def find_groups(self, model: nn.Module) -> Grouping:
+        """Find what the study may prune of its model: channels and blocks, or single weights."""
+        grouping = find_groups(
+            model,
+            self.example,
+            keep=self.keep,
+            prune_inputs=self.prune_inputs,
+            embeddings=self.prune_embeddings,
+        )
+        if self.space.granularity != "channel":
+            return weight_groups(grouping, self.space.granularity, keep=self.keep)
+        return grouping if self.space.depth else replace(grouping, blocks=())
 
 
 def _first_non_tensor(value: Any) -> Any:

@@ -72,7 +72,8 @@ class Workbench:
     def model(self, name: str) -> nn.Module:
         """Return a fresh copy of a finished candidate's model (or the dense one) on the device."""
         state = load_tensors(self.store.weights(name))
-        return load_state(self.untrained, state).to(self.device)
+        dropped = self.grouping.dropped(self.kept(name))
+        return load_state(self.untrained, state, dropped=dropped).to(self.device)
 
     def kept(self, name: str) -> Mapping[str, tuple[int, ...]]:
         """Return which dense channels a finished candidate has."""

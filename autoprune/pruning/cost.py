@@ -33,6 +33,8 @@ class CostModel:
 
     def __init__(self, grouping: Grouping) -> None:
         self.names = list(grouping.channels)
+        """Columns of a plan's row: the groups, then the blocks."""
+        self.groups = [g.name for g in grouping.groups]
         self.channels: Widths = np.array(list(grouping.channels.values()), dtype=np.int64)
         weights = grouping.weights.values()
         self._shapes = {

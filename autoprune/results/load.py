@@ -14,6 +14,7 @@ from autoprune.errors import AutopruneError
 from autoprune.pruning.cut import load_state
 from autoprune.pruning.files import read_json
 from autoprune.pruning.forward import count_params
+from autoprune.pruning.groups import module_of
 from autoprune.pruning.weights import load_tensors
 
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
@@ -53,7 +54,8 @@ def load(folder: str | Path, *, model: nn.Module) -> nn.Module:
             f"its content: it was altered. Export it again."
         )
     state = load_tensors(folder / WEIGHTS, sha256=plan["sha256"])
-    small = load_state(model, state).eval()
+    dropped = [module_of(name) for name, kept in (plan["kept"] or {}).items() if not kept]
+    small = load_state(model, state, dropped=dropped).eval()
     _check_count(small, plan["params"])
     return small
 

@@ -52,12 +52,17 @@ class Allocator:
         lowest: Mapping[str, int] | None = None,
     ) -> None:
         self.cost = cost
-        count = len(cost.names)
-        self._lowest = cost.row(lowest) if lowest else np.ones(count, dtype=np.int64)
-        raw = np.array([(sensitivity or {}).get(name, 0.0) for name in cost.names])
-        self._z: Floats = (raw - raw.mean()) / (raw.std() or 1.0)
-        self._lamp: list[Floats] = [np.sort(np.array((lamp or {})[n])) for n in cost.names if lamp]
-        self._depth: Floats = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
+        self._lowest = cost.row(lowest) if lowest else np.ones(len(cost.names), dtype=np.int64)
+        count = len(cost.groups)
+        raw = np.array([(sensitivity or {}).get(name, 0.0) for name in cost.groups])
+        depth = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
+        # Blocks stay, whatever the size: they come after the groups, and nothing sways them.
+        none = np.zeros(len(cost.names) - count)
+        self._z: Floats = np.concatenate([(raw - raw.mean()) / (raw.std() or 1.0), none])
+        self._depth: Floats = np.concatenate([depth, none])
+        self._lamp: list[Floats] = [
+            np.sort(np.array((lamp or {}).get(n, [np.inf]))) for n in cost.names if lamp
+        ]
 
     @property
     def dense_params(self) -> int:

@@ -16,9 +16,10 @@ from optuna.distributions import (
 
 from autoprune.errors import AutopruneError, unknown
 from autoprune.pruning.criteria import get_criterion
+from autoprune.pruning.groups import module_of
 from autoprune.pruning.plan import GRANULARITIES, FineTune, Granularity, Plan, Sparsify
 
-SPARSITY = "sparsity/"
+SPARSITY, DROP = "sparsity/", "drop/"
 NO_SPARSIFY = "none"
 Range = float | tuple[float, float]
 """A fixed number, or (low, high) to search between."""
@@ -66,6 +67,8 @@ class Space:
     """Numbers of pruning steps to choose from, with training between them."""
     reconstruct: bool | tuple[bool, ...] = False
     """Whether readers of pruned channels are refitted by least squares; both may be tried."""
+    depth: bool = False
+    """Whether residual blocks may be dropped whole."""
     granularity: Granularity = "channel"
     """``channel`` makes tensors smaller; ``weight`` and ``2:4`` set single weights to zero."""
 
@@ -88,6 +91,8 @@ class Space:
                     f"`space.{name}` must be one or more whole numbers of at least 1, "
                     f"but is {getattr(self, name)!r}."
                 )
+        if not isinstance(self.depth, bool):
+            raise AutopruneError(f"`space.depth` must be True or False, but is {self.depth!r}.")
         if not all(isinstance(v, bool) for v in choices(self.reconstruct)):
             raise AutopruneError(
                 f"`space.reconstruct` must be True, False or both, but is {self.reconstruct!r}."
@@ -166,9 +171,17 @@ class SearchSpace:
     """
 
     channels: Mapping[str, int]
+    """Dense widths of the channel groups."""
     space: Space
     has_dropout: bool
     fixed_batch_size: int | None = None
+    blocks: tuple[str, ...] = ()
+    """Residual blocks that may be dropped whole."""
+
+    @property
+    def dense_widths(self) -> dict[str, int]:
+        """Channels by group, and 1 for each block."""
+        return {**self.channels, **dict.fromkeys(self.blocks, 1)}
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -176,6 +189,10 @@ class SearchSpace:
         found: dict[str, BaseDistribution] = {
             f"{SPARSITY}{name}": FloatDistribution(0.0, self._most(count))
             for name, count in self.channels.items()
+        }
+        found |= {
+            f"{DROP}{module_of(block)}": CategoricalDistribution((False, True))
+            for block in self.blocks
         }
         found["criterion"] = CategoricalDistribution(self.space.criteria)
         for name in ("batch_size", "sparsify", "steps", "reconstruct"):
@@ -217,15 +234,19 @@ class SearchSpace:
         return {
             name: width_of(params[f"{SPARSITY}{name}"], count)
             for name, count in self.channels.items()
-        }
+        } | {block: int(not params[f"{DROP}{module_of(block)}"]) for block in self.blocks}
 
     def minimum_widths(self) -> dict[str, int]:
-        """Return the narrowest widths the space allows."""
-        return {name: width_of(self._most(count), count) for name, count in self.channels.items()}
+        """Return the narrowest widths the space allows, no block dropped."""
+        narrowest = {n: width_of(self._most(count), count) for n, count in self.channels.items()}
+        return narrowest | dict.fromkeys(self.blocks, 1)
 
-    def sparsities(self, widths: Mapping[str, int]) -> dict[str, float]:
+    def sparsities(self, widths: Mapping[str, int]) -> dict[str, Any]:
         """Return the parameters that ask for `widths`."""
-        return {
+        dropped: dict[str, Any] = {
+            f"{DROP}{module_of(block)}": not widths[block] for block in self.blocks
+        }
+        return dropped | {
             f"{SPARSITY}{name}": min(1.0 - widths[name] / count, self._most(count))
             for name, count in self.channels.items()
         }
