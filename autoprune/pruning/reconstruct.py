@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from autoprune.pruning.groups import Grouping, Kept, removed_entries
 from autoprune.pruning.layers import picked
 from autoprune.pruning.readers import channel_dim, first_input
 
-ROWS_PER_SAMPLE = 64
+ROWS_PER_SAMPLE = 32
 """Positions of a sample's feature map, or of its sequence, that are looked at."""
 MOST_UNKNOWNS = 8_192
 """Layers with more weights per output are left: their normal equations would take over 0.5 GB."""
@@ -64,9 +64,10 @@ def reconstructed(
     with torch.no_grad():
         parent.eval()
         small.eval()
-        for name, stays in _in_forward_order(small, _targets(small, grouping, kept), batches[:1]):
+        targets = _targets(small, grouping, kept)
+        for name, times in _in_forward_order(small, list(targets), batches[:1]).items():
             layers = (parent.get_submodule(name), small.get_submodule(name))
-            equations = _equations(parent, small, layers, stays, batches)
+            equations = _equations((parent, small), layers, targets[name], batches, times)
             change = None if equations is None else _best_change(*equations)
             if change is not None:
                 _apply(layers[1], change)
@@ -103,27 +104,37 @@ def _unknowns(layer: nn.Module) -> int:
 
 
 def _in_forward_order(
-    model: nn.Module, targets: dict[str, Tensor], batches: Sequence[Any]
-) -> list[tuple[str, Tensor]]:
-    """Return the targets that `model` calls, first called first."""
-    called: dict[str, None] = {}
+    model: nn.Module, names: Sequence[str], batches: Sequence[Any]
+) -> dict[str, int]:
+    """Return how often `model` calls each layer that it calls at all, first called first."""
+    called: dict[str, int] = {}
 
     def note(name: str) -> Callable[..., None]:
-        return lambda *_: called.setdefault(name)
+        def after(*_: object) -> None:
+            called[name] = called.get(name, 0) + 1
 
-    hooks = [model.get_submodule(n).register_forward_hook(note(n)) for n in targets]
+        return after
+
+    hooks = [model.get_submodule(n).register_forward_hook(note(n)) for n in names]
     try:
         for batch in batches:
             call(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
-    return [(name, targets[name]) for name in called]
+    return called
+
+
+class _Reached(BaseException):
+    """The layer has been called as often as it will be: no need to run the rest of the model."""
 
 
 @contextmanager
-def _watching(layer: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Collect the input and output of each call of `layer`: copies, as others may write there."""
+def _watching(layer: nn.Module, times: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collect the input and output of each call of `layer`: copies, as others may write there.
+
+    After the last of so many `times`, `_Reached` is raised.
+    """
     calls: list[tuple[Tensor, Tensor]] = []
     before: list[Tensor | None] = []
 
@@ -135,6 +146,8 @@ def _watching(layer: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
         given = before.pop()
         if given is not None and isinstance(output, Tensor):
             calls.append((picked(layer, given), output.clone()))
+        if len(calls) == times:
+            raise _Reached
 
     hooks = (
         layer.register_forward_pre_hook(enter, with_kwargs=True),
@@ -191,20 +204,21 @@ class _Normal:
 
 
 def _equations(
-    parent: nn.Module,
-    small: nn.Module,
+    models: tuple[nn.Module, nn.Module],
     layers: tuple[nn.Module, nn.Module],
     stays: Tensor,
     batches: Sequence[Any],
+    times: int,
 ) -> tuple[_Normal, _Normal] | None:
-    """Run both models and return the equations to fit and those held out."""
+    """Run both models up to a layer; return the equations to fit and those held out."""
     generator = torch.Generator().manual_seed(0)
     fit: _Normal | None = None
     held_out: _Normal | None = None
     for batch in batches:
-        with _watching(layers[0]) as before, _watching(layers[1]) as now:
-            call(parent, batch)
-            call(small, batch)
+        with _watching(layers[0], times) as before, _watching(layers[1], times) as now:
+            for model in models:
+                with suppress(_Reached):
+                    call(model, batch)
         if len(before) != len(now):
             return None  # the two take different ways
         for (_, whole), (given, got) in zip(before, now, strict=True):
