@@ -21,6 +21,8 @@ from autoprune.pruning.plan import GRANULARITIES, FineTune, Granularity, Plan, S
 
 SPARSITY, DROP = "sparsity/", "drop/"
 NO_SPARSIFY = "none"
+HALF = 0.5
+"""The one sparsity that a layer of 2:4 granularity may have, beside none."""
 Range = float | tuple[float, float]
 """A fixed number, or (low, high) to search between."""
 
@@ -99,7 +101,21 @@ class Space:
             )
         if self.granularity not in GRANULARITIES:
             raise unknown("granularity", self.granularity, GRANULARITIES)
+        if self.granularity != "channel":
+            self._check_single_weights()
         self._check_limits()
+
+    def _check_single_weights(self) -> None:
+        defaults = {f.name: f.default for f in fields(self)}
+        channels_only = ["sparsify", "reconstruct", "round_to", "min_width", "depth"]
+        if self.granularity == "2:4":
+            channels_only += ["steps", "max_sparsity"]
+        for name in channels_only:
+            if getattr(self, name) != defaults[name]:
+                raise AutopruneError(
+                    f"`space.{name}` must be left out with granularity {self.granularity!r}, "
+                    f"but is {getattr(self, name)!r}."
+                )
 
     def _check_limits(self) -> None:
         rules = {
@@ -226,19 +242,26 @@ class SearchSpace:
             return self.space.sparsify != (NO_SPARSIFY,)
         return True
 
+    def _width(self, sparsity: float, channels: int) -> int:
+        if self.space.granularity == "2:4":
+            return channels if sparsity < HALF / 2 else channels // 2
+        return width_of(sparsity, channels)
+
     def _most(self, channels: int) -> float:
+        if self.space.granularity == "2:4":
+            return HALF
         return min(self.space.max_sparsity, 1.0 - 1.0 / channels)
 
     def widths(self, params: Mapping[str, Any]) -> dict[str, int]:
         """Return the width of each group that a trial's parameters ask for."""
         return {
-            name: width_of(params[f"{SPARSITY}{name}"], count)
+            name: self._width(params[f"{SPARSITY}{name}"], count)
             for name, count in self.channels.items()
         } | {block: int(not params[f"{DROP}{module_of(block)}"]) for block in self.blocks}
 
     def minimum_widths(self) -> dict[str, int]:
         """Return the narrowest widths the space allows, no block dropped."""
-        narrowest = {n: width_of(self._most(count), count) for n, count in self.channels.items()}
+        narrowest = {n: self._width(self._most(count), count) for n, count in self.channels.items()}
         return narrowest | dict.fromkeys(self.blocks, 1)
 
     def sparsities(self, widths: Mapping[str, int]) -> dict[str, Any]:

@@ -146,9 +146,7 @@ def _check(value: float, what: str, epoch: int, settings: FineTune) -> None:
         )
 
 
-def _optimizer(
-    model: nn.Module, settings: FineTune, extra: Regulariser
-) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, settings: FineTune, extra: Regulariser) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import AutopruneError, unknown
+from autoprune.errors import unknown
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import FineTune, Sparsify
 from autoprune.training.device import device_of
@@ -146,9 +146,7 @@ def sparsify(
                     generator=torch.Generator(device_of(model)).manual_seed(seed),
                 )
             )
-    yield from finetune(
-        model, task, settings, teacher=teacher, seed=seed, regulariser=regulariser
-    )
+    yield from finetune(model, task, settings, teacher=teacher, seed=seed, regulariser=regulariser)
 
 
 # --- shrinking ----------------------------------------------------------------------------------
