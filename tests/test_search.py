@@ -473,6 +473,25 @@ def test_final_models_are_the_front_trained_on(found: Found) -> None:
         assert final.epochs == origin.epochs + 1
 
 
+@pytest.mark.usefixtures("quick_export")
+def test_steps_and_reconstruction_are_searched(tmp_path: Path) -> None:
+    file = write_study(tmp_path / "study.py", kind="conv", epochs=3, final_epochs=1)
+    more = 'criteria=("flap", "hessian"), steps=(1, 2), reconstruct=(False, True),'
+    file.write_text(file.read_text().replace('criteria=("taylor", "l2"),', more))
+    settings = UNTRACKED | {"budget": 8, "sampler": "random", "seed": 1, "early_stop": False}
+    result = run.search(file, out=tmp_path / "out", **settings)
+    assert result.front
+    store = Store(tmp_path / "out")
+    lengths = set()
+    for trial in trials_of(tmp_path / "out"):
+        assert trial.state == TrialState.COMPLETE
+        candidate = store.load_candidate(trial_name(trial.number))
+        assert candidate.plan.steps == trial.params["steps"]
+        assert ("reconstruct" in trial.user_attrs["seconds"]) == trial.params["reconstruct"]
+        lengths.add((candidate.plan.steps, len(candidate.curve)))
+    assert lengths == {(1, 4), (2, 3)}
+
+
 # --- again, and on ------------------------------------------------------------------------------
 
 

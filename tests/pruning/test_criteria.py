@@ -470,6 +470,34 @@ def test_readers_that_hide_what_they_read_are_left_out(name: str) -> None:
     assert torch.equal(found(name, *HIDDEN), found("l2", *HIDDEN))
 
 
+class Frozen(nn.Module):
+    """Its body runs without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(6, 5)
+        self.middle = nn.Linear(5, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.middle(self.into(x).relu())
+        return self.head(y)
+
+
+@pytest.mark.parametrize(
+    "loss", [mean_square, lambda m, x: m.head(m.middle(m.into(x))).square().mean()]
+)
+def test_readers_without_gradients_or_batches_have_no_gates(loss: Any) -> None:
+    torch.manual_seed(0)
+    grouping = one_group(out("into.weight", 5), read_by("middle.weight", 5))
+    evidence = collect(Frozen(), grouping, batches=calibration("mlp"), loss=loss)
+    assert not evidence.fisher
+    found = score_groups("fisher", evidence, grouping)["g"]
+    assert torch.equal(found, score_groups("taylor", evidence, grouping)["g"])
+    assert score_groups("wanda", evidence, grouping)["g"].all()
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
