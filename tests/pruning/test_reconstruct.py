@@ -14,6 +14,7 @@ from autoprune.pruning.forward import call
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Grouping, Kept
 from autoprune.pruning.reconstruct import reconstructed
+from autoprune.pruning.rows import windows_of
 
 
 def half(grouping: Grouping) -> dict[str, tuple[int, ...]]:
@@ -189,7 +190,7 @@ def test_layers_of_other_arithmetic_are_left(factory: Callable[[], nn.Module]) -
 )
 def test_windows_are_what_the_convolution_reads(reader: nn.Conv2d) -> None:
     x = torch.randn(3, 8, 9, 7)
-    windows = reconstruct._windows(reader, x)
+    windows = windows_of(reader, x)
     out = torch.einsum("nchwij,ocij->nohw", windows, reader.weight)
     if reader.bias is not None:
         out = out + reader.bias[:, None, None]
