@@ -151,9 +151,7 @@ class SearchRun:
     def _sampler(self, dense: Dense, *, trials: int) -> BaseSampler:
         if isinstance(self.settings.sampler, BaseSampler):
             return self.settings.sampler
-        allocator = Allocator(
-            self.cost, sensitivity=dense.sensitivity, lowest=self.space.minimum_widths()
-        )
+        allocator = Allocator(self.cost, sensitivity=dense.sensitivity, allowed=self.space.allowed)
         return make_sampler(
             self.settings.sampler,
             SamplerContext(

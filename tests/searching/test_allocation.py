@@ -9,8 +9,10 @@ from nets import NETS, grouped
 from autoprune.pruning.cost import CostModel
 from autoprune.searching.allocation import Allocator, Shape
 from autoprune.searching.lineage import covers
+from autoprune.searching.widths import allowed_widths, nearest_width
 
 COST = CostModel(grouped("residual"))
+CHANNELS = grouped("residual").channels
 ALLOCATOR = Allocator(COST)
 SHAPES = st.builds(
     Shape, eta=st.floats(0, 1.5), beta=st.floats(-0.5, 0.5), kappa=st.floats(-0.5, 0.5)
@@ -66,11 +68,38 @@ def test_the_ends_are_dense_and_smallest(name: str) -> None:
 
 def test_no_group_gets_narrower_than_its_lowest() -> None:
     lowest = {"stem": 3, "conv1": 5, "down": 2}
-    allocator = Allocator(COST, lowest=lowest)
+    allocator = Allocator(
+        COST,
+        allowed={n: allowed_widths(c, lowest=lowest[n]) for n, c in CHANNELS.items()},
+    )
     assert allocator.least_params == COST.params(lowest)
     assert allocator.widths(0, Shape()) == lowest
     middle = allocator.widths((allocator.least_params + allocator.dense_params) // 2, Shape())
     assert covers(middle, lowest)
+
+
+@given(size=SIZES, shape=SHAPES, round_to=st.sampled_from([2, 3, 4, 5]))
+def test_rounded_widths_meet_the_size(size: int, shape: Shape, round_to: int) -> None:
+    allowed = {n: allowed_widths(c, round_to=round_to) for n, c in CHANNELS.items()}
+    allocator = Allocator(COST, allowed=allowed)
+    widths = allocator.widths(size, shape)
+    assert all(widths[n] in allowed[n] for n in widths)
+    if size < allocator.least_params:
+        assert widths == {n: int(a[0]) for n, a in allowed.items()}
+        return
+    # No plan of the family between this one and the wanted size: those on a fine grid of scales.
+    depth = np.linspace(-1, 1, len(CHANNELS))
+    weights = COST.channels**shape.eta * np.exp(shape.kappa * depth)
+    scales = np.geomspace(0.4 / weights.max(), 2.1 * COST.channels.max() / weights.min(), 2_000)
+    family = [
+        [
+            nearest_width(float(x), allowed[n])
+            for n, x in zip(COST.names, scale * weights, strict=True)
+        ]
+        for scale in scales
+    ]
+    params = COST.params_of(np.array(family, dtype=np.int64))
+    assert params[params <= size].max(initial=0) <= COST.params(widths) <= size
 
 
 def test_eta_says_how_wide_layers_share() -> None:
