@@ -1,7 +1,9 @@
 """What a plan costs, exactly, from its widths alone: no model is built to know it.
 
 Every tensor dimension is linear in the widths of the groups that run through it, so a parameter's
-size is a product of linear functions, and thousands of plans are costed in one sweep.
+size is a product of linear functions: a constant factor, times one for each dimension that groups
+run through. Tensors with the same functions are counted together, so that a network of hundreds
+of tensors is a sum of few products, and thousands of plans are costed in one sweep.
 """
 
 from __future__ import annotations
@@ -38,16 +40,25 @@ class CostModel:
     def __init__(self, grouping: Grouping) -> None:
         self.names = [g.name for g in grouping.groups]
         self.channels: Widths = np.array([g.channels for g in grouping.groups], dtype=np.int64)
-        self._shapes = grouping.shapes
-        self._positions = grouping.positions
-        # (tensor, dim) -> how many entries one channel of each group has there
-        self._entries: dict[tuple[str, int], Widths] = {}
-        for column, group in enumerate(grouping.groups):
-            for piece in group.slices:
-                per_group = self._entries.setdefault(
-                    (piece.tensor, piece.dim), np.zeros(len(self.names), dtype=np.int64)
-                )
-                per_group[column] += piece.index.shape[1]
+        entries = _entries_per_channel(grouping)
+        forms: dict[tuple[int, ...], int] = {}  # (extent, entries per channel of each group)
+        products: dict[tuple[int, ...], list[int]] = {}  # forms -> [parameters, MACs] per entry
+        for name, shape in grouping.shapes.items():
+            factor, through = 1, []
+            for dim, extent in enumerate(shape):
+                per_group = entries.get((name, dim))
+                if per_group is None:
+                    factor *= extent
+                else:
+                    through.append(forms.setdefault((extent, *per_group), len(forms)))
+            totals = products.setdefault(tuple(sorted(through)), [0, 0])
+            totals[0] += factor
+            totals[1] += factor * grouping.positions.get(name, 0)
+        self._products = list(products.items())
+        table = np.array(list(forms), dtype=np.int64).reshape(len(forms), 1 + len(self.names))
+        self._extents: Widths = table[:, 0]
+        # Whole numbers far below 2^53, so that the fast product of floats is exact.
+        self._per_channel = table[:, 1:].T.astype(np.float64)
 
     def row(self, widths: Mapping[str, int]) -> Widths:
         """Return `widths` as a row in group order."""
@@ -63,27 +74,30 @@ class CostModel:
 
     def params_of(self, rows: Widths) -> Widths:
         """Count parameters for many plans: `rows` is [plans, groups], the result [plans]."""
-        total = np.zeros(len(rows), dtype=np.int64)
-        for name in self._shapes:
-            total += self._numel(name, rows)
-        return total
+        return self._sum(rows, 0)
 
     def macs_of(self, rows: Widths) -> Widths:
         """Count multiply-accumulates for many plans: `rows` is [plans, groups]."""
+        return self._sum(rows, 1)
+
+    def _sum(self, rows: Widths, kind: int) -> Widths:
+        removed = (self.channels - rows).astype(np.float64) @ self._per_channel
+        sizes = self._extents[:, None] - removed.T.astype(np.int64)
         total = np.zeros(len(rows), dtype=np.int64)
-        for name, positions in self._positions.items():
-            total += positions * self._numel(name, rows)
+        for through, totals in self._products:
+            if totals[kind]:
+                total += totals[kind] * sizes[list(through)].prod(0)
         return total
 
-    def _numel(self, name: str, rows: Widths) -> Widths:
-        size = np.ones(len(rows), dtype=np.int64)
-        for dim, extent in enumerate(self._shapes[name]):
-            entries = self._entries.get((name, dim))
-            if entries is None:
-                size *= extent
-            else:
-                size *= extent - (self.channels - rows) @ entries
-        return size
+
+def _entries_per_channel(grouping: Grouping) -> dict[tuple[str, int], list[int]]:
+    """Return, by (tensor, dim), how many entries one channel of each group has there."""
+    entries: dict[tuple[str, int], list[int]] = {}
+    for column, group in enumerate(grouping.groups):
+        for piece in group.slices:
+            per_group = entries.setdefault((piece.tensor, piece.dim), [0] * len(grouping.groups))
+            per_group[column] += piece.index.shape[1]
+    return entries
 
 
 def weight_positions(model: nn.Module, example: Any) -> dict[str, int]:

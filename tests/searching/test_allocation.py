@@ -90,12 +90,10 @@ def test_rounded_widths_meet_the_size(size: int, shape: Shape, round_to: int) ->
     # No plan of the family between this one and the wanted size: those on a fine grid of scales.
     depth = np.linspace(-1, 1, len(CHANNELS))
     weights = COST.channels**shape.eta * np.exp(shape.kappa * depth)
+    weights_of = dict(zip(COST.names, weights, strict=True))
     scales = np.geomspace(0.4 / weights.max(), 2.1 * COST.channels.max() / weights.min(), 2_000)
     family = [
-        [
-            nearest_width(float(x), allowed[n])
-            for n, x in zip(COST.names, scale * weights, strict=True)
-        ]
+        [nearest_width(float(scale * w), allowed[n]) for n, w in weights_of.items()]
         for scale in scales
     ]
     params = COST.params_of(np.array(family, dtype=np.int64))
