@@ -80,6 +80,7 @@ def search(
         fixed_batch_size=getattr(loaded.task, "fixed_batch_size", None),
         blocks=grouping.blocks,
     )
+    _check_room(space)
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     known = store.open(_identity(loaded, grouping, space, chosen))
     with store.locked():
@@ -112,6 +113,19 @@ def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:
             f"but this one has none ({reasons or 'it has no layers with weights'})."
         )
     return grouping
+
+
+def _check_room(space: SearchSpace) -> None:
+    """Raise `AutopruneError` if the rules for widths leave no group anything to lose."""
+    if all(len(widths) == 1 for widths in space.allowed.values()):
+        rules = ", ".join(
+            f"{name}={getattr(space.space, name)!r}"
+            for name in ("round_to", "min_width", "max_sparsity")
+        )
+        raise AutopruneError(
+            f"At least one group must be allowed to lose channels, but with {rules} none of the "
+            f"{len(space.allowed)} is. The widest has {max(space.channels.values())} channels."
+        )
 
 
 def _identity(

@@ -155,7 +155,7 @@ class SearchRun:
             self.cost,
             sensitivity=dense.sensitivity,
             lamp=dense.lamp,
-            lowest=self.space.minimum_widths(),
+            allowed=self.space.allowed,
         )
         return make_sampler(
             self.settings.sampler,
