@@ -24,6 +24,7 @@ from autoprune.pruning.forward import (
     call,
     map_tensors,
     randomised,
+    shared_names,
     tensors_of,
 )
 from autoprune.pruning.masks import count_nonzero
@@ -77,6 +78,7 @@ def export_model(
         **about,
         "params": params,
         "zeroed": list(zeroed),
+        "shared": list(shared_names(model)),
         "sha256": digest,
         **plan.to_json(),
     }
