@@ -81,6 +81,16 @@ def search(
     criteria: Annotated[
         str | None, typer.Option(help="Criteria to search, e.g. `taylor,l2`; replaces the study's.")
     ] = None,
+    objectives: Annotated[
+        str,
+        typer.Option(help="The score and what it costs: params, macs, size, latency."),
+    ] = "accuracy,params",
+    latency_engine: Annotated[
+        str, typer.Option(help="What measures latency: eager, compile or onnx.")
+    ] = "eager",
+    latency_batch: Annotated[
+        int, typer.Option(help="Samples in the batch that latency is measured on.")
+    ] = 1,
     objective: Annotated[
         Objective, typer.Option(help="A front, or one weighted number per trial.")
     ] = Objective.pareto,
@@ -123,6 +133,9 @@ def search(
                 timeout=timeout,
                 workers=_worker_count(workers),
                 sampler=sampler,
+                objectives=_names(objectives),
+                latency_engine=latency_engine,
+                latency_batch=latency_batch,
                 objective=objective.value,
                 accuracy_weight=accuracy_weight,
                 early_stop=stop,

@@ -10,12 +10,14 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.criteria import CRITERIA, get_criterion, score_groups
 from autoprune.pruning.cut import check_state, cut, load_state
@@ -24,7 +26,7 @@ from autoprune.pruning.forward import batch_size_of
 from autoprune.pruning.groups import Grouping, restrict
 from autoprune.pruning.plan import FineTune, Plan, fingerprint
 from autoprune.pruning.weights import load_checkpoint, load_tensors, save_model, save_tensors
-from autoprune.results.export import differs, export_model
+from autoprune.results.export import ONNX, differs, export_model, export_onnx
 from autoprune.results.load import load
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE
@@ -33,6 +35,7 @@ from autoprune.training.calibrate import recalibrate
 from autoprune.training.device import pick_device, use_one_thread
 from autoprune.training.distill import Teacher, to_batch
 from autoprune.training.finetune import finetune, scored
+from autoprune.training.latency import measure, measure_together
 from autoprune.training.task import Batch
 
 Job = Generator[dict[str, Any], bool, dict[str, Any] | None]
@@ -140,10 +143,11 @@ def open_workbench(spec: Mapping[str, Any]) -> Workbench:
 # --- the dense model ----------------------------------------------------------------------------
 
 
-def prepare_dense(bench: Workbench) -> Job:
+def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None) -> Job:
     """Get the dense model's weights, score it, and profile its groups.
 
-    Returns its score and, by group, the sensitivity: the log of the mean Fisher score of a channel.
+    `latency` says how its latency is measured, if it is; see `evaluate`. Returns its score and, by
+    group, the sensitivity: the log of the mean Fisher score of a channel.
     """
     started = time.perf_counter()
     study = bench.study
@@ -153,6 +157,7 @@ def prepare_dense(bench: Workbench) -> Job:
             yield {"epoch": epoch.epoch, "epochs": study.train.epochs, "valid": epoch.valid}
     settings = study.train or FineTune(epochs=0, lr=0.0)
     valid = scored(study.task, model, settings.epochs, settings)
+    measured = _latency(bench, model, latency)
     save_model(bench.store.weights(DENSE), model)
     bench.store.scores(DENSE).unlink(missing_ok=True)  # of a run that did not get further
     scores = bench.scores(DENSE, "fisher", model, bench.grouping)
@@ -161,6 +166,7 @@ def prepare_dense(bench: Workbench) -> Job:
         "params": bench.cost.params(bench.grouping.channels),
         "macs": bench.cost.macs(bench.grouping.channels),
         "size_bytes": bench.store.weights(DENSE).stat().st_size,
+        **measured,
         "sensitivity": {n: math.log(float(s.mean()) + 1e-12) for n, s in scores.items()},
         "seconds": time.perf_counter() - started,
     }
@@ -185,11 +191,20 @@ def dense_model(study: PruningStudy) -> nn.Module:
 # --- a candidate --------------------------------------------------------------------------------
 
 
-def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, seed: int) -> Job:
+def evaluate(
+    bench: Workbench,
+    *,
+    name: str,
+    plan: dict[str, Any],
+    parent: str,
+    seed: int,
+    latency: Mapping[str, Any] | None = None,
+) -> Job:
     """Cut a plan from its parent's weights, fine-tune it with distillation, score each epoch.
 
     Yields the score after the cut (epoch 0) and after every epoch. Told to stop, it saves nothing
-    and returns None; else the weights are in the store when it returns.
+    and returns None; else the weights are in the store when it returns. `latency` holds the engine
+    and the batch size by which the cut model's latency is measured; without it, none is.
     """
     clock = _Clock()
     wanted = Plan.from_json(plan)
@@ -217,7 +232,9 @@ def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, 
             )
     with clock("evaluate"):
         valid = scored(bench.task, model, 0, wanted.finetune)
-    if not (yield {"epoch": 0, "valid": valid}):
+    with clock("measure"):
+        measured = _latency(bench, model, latency)
+    if not (yield {"epoch": 0, "valid": valid, **measured}):
         return None
     with clock("train"):
         teacher = bench.teacher
@@ -235,6 +252,14 @@ def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, 
         "plan": wanted.with_kept(kept).to_json(),
         "seconds": clock.seconds,
     }
+
+
+def _latency(bench: Workbench, model: nn.Module, how: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return a model's latency as a score holds it; nothing if it is not to be measured."""
+    if how is None:
+        return {}
+    found = measure(model, bench.study.example, **how)
+    return {"latency": found.seconds, "latency_spread": found.spread}
 
 
 class _Clock:
@@ -285,6 +310,54 @@ def export(bench: Workbench, *, name: str, weights: str, folder: str) -> Job:
         },
     )
     return {"test": test, "formats": exported.formats, "problems": exported.problems}
+
+
+def latencies(
+    bench: Workbench,
+    *,
+    models: Mapping[str, Mapping[str, str]],
+    engine: str,
+    batch_size: int,
+) -> Job:
+    """Measure the dense model and exported ones in turns: nothing else of the search runs now.
+
+    `models` holds, by name, whose `weights` it has and the `folder` it was exported to. Each is
+    measured eagerly, by `engine`, and its ONNX file, if there is one, in ONNX Runtime. Returns by
+    name what was measured, and why the rest was not.
+    """
+    yield {}
+    found: dict[str, list[dict[str, Any]]] = {DENSE: [], **{name: [] for name in models}}
+    problems: list[str] = []
+    for each in dict.fromkeys(("eager", engine, "onnx")):
+        try:
+            measured = measure_together(
+                _timed_models(bench, models, each),
+                bench.study.example,
+                engine=each,
+                batch_size=batch_size,
+            )
+        except Exception as error:  # a latency that cannot be had costs nobody the models
+            problems.append(str(error) if isinstance(error, AutopruneError) else first_line(error))
+            continue
+        for name, latency in measured.items():
+            found[name].append(asdict(latency))
+    return {"latencies": found, "problems": problems}
+
+
+def _timed_models(
+    bench: Workbench, models: Mapping[str, Mapping[str, str]], engine: str
+) -> dict[str, nn.Module | Path]:
+    if engine != "onnx":
+        weights = {DENSE: DENSE, **{name: order["weights"] for name, order in models.items()}}
+        return {name: bench.model(source) for name, source in weights.items()}
+    exported = {name: Path(order["folder"]) / ONNX for name, order in models.items()}
+    files = {name: file for name, file in exported.items() if file.exists()}
+    if not files:
+        return {}
+    dense = bench.store.dense / ONNX
+    if not dense.exists():
+        export_onnx(bench.model(DENSE), dense, example=bench.study.example)
+    return {DENSE: dense, **files}
 
 
 def reload_check(bench: Workbench, *, folder: str) -> Job:

@@ -27,7 +27,7 @@ def test_front_by_brute_force(points: list[Point]) -> None:
     expected = [
         (i, p) for i, p in numbered if not any(better(q, p) for q in points) and p not in points[:i]
     ]
-    front = pareto(numbered, score=lambda n: n[1][1], size=lambda n: n[1][0])
+    front = pareto(numbered, score=lambda n: n[1][1], costs=lambda n: n[1][:1])
     assert front == sorted(expected, key=lambda n: n[1][0])
 
 

@@ -175,7 +175,7 @@ def test_later_proposals_can_be_cut_from_the_front(higher: bool) -> None:
         front = pareto(
             study.trials[: trial.number],
             score=lambda t: sign * t.user_attrs[VALID],
-            size=lambda t: t.user_attrs[PARAMS],
+            costs=lambda t: [t.user_attrs[PARAMS]],
         )
         widths = SPACE.widths(trial.params)
         assert any(covers(SPACE.widths(t.params), widths) for t in front)

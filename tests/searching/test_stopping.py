@@ -25,7 +25,7 @@ def stopped(
     epochs: int = 6,
     rule: StoppingRule = RULE,
 ) -> bool:
-    return rule.dominated(params=params, epochs=epochs, curve=curve, completed=witnesses)
+    return rule.dominated(costs={"params": params}, epochs=epochs, curve=curve, completed=witnesses)
 
 
 @pytest.mark.parametrize(
