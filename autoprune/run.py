@@ -18,6 +18,7 @@ from autoprune.progress import Reporter, SilentReporter
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import fingerprint
+from autoprune.results.diagnosis import mostly_blocked
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
@@ -84,8 +85,12 @@ def search(
         fixed_batch_size=getattr(loaded.task, "fixed_batch_size", None),
     )
     _check_room(space)
+    reporter = reporter or SilentReporter()
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     known = store.open(_identity(loaded, grouping, space, chosen, costs))
+    warning = mostly_blocked(grouping)
+    if warning is not None:
+        reporter.note(warning)
     with store.locked():
         search_run = SearchRun(
             study=loaded,
@@ -95,7 +100,7 @@ def search(
             costs=costs,
             store=store,
             search_id=known["id"],
-            reporter=reporter or SilentReporter(),
+            reporter=reporter,
             opening=opening_for(
                 origin,
                 store,

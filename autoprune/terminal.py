@@ -157,14 +157,21 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         freed = f"{row.params:,} ({row.params / diagnosis.params:.0%})"
         groups.add_row(row.name, str(row.channels), freed, ", ".join(row.layers))
     console.print(groups)
-    if diagnosis.blocked:
-        blocked = Table(box=None, pad_edge=False, header_style="bold")
-        blocked.add_column("blocked layer")
-        blocked.add_column("params", justify="right")
-        blocked.add_column("why its own channels stay")
-        for layer in diagnosis.blocked:
-            blocked.add_row(layer.layer, f"{layer.params:,}", layer.reason)
-        console.print(blocked)
+    layers = Table(box=None, pad_edge=False, header_style="bold")
+    layers.add_column("layer")
+    for heading in ("channels", "params", "of all"):
+        layers.add_column(heading, justify="right")
+    layers.add_column("channel group, or why its own channels stay")
+    for layer in diagnosis.layers:
+        layers.add_row(
+            layer.name,
+            str(layer.channels),
+            f"{layer.params:,}",
+            f"{layer.share:.1%}",
+            ", ".join(layer.groups) or f"blocked: {layer.reason}",
+        )
+    console.print()
+    console.print(layers)
     if not diagnosis.groups:
         console.print("Nothing can be pruned.", style="bold red")
     elif share > 0.5:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from autoprune import terminal
-from autoprune.progress import EndedTrial, RunningTrial, Stage, Status
+from autoprune.progress import EndedTrial, FrontPoint, RunningTrial, Stage, Status
 
 
 def ended(state: str = "complete", cause: str = "") -> EndedTrial:
@@ -32,7 +32,9 @@ def status(**changes: object) -> Status:
         "dense_params": 150_000,
         "dense_valid": 0.99,
         "running": [RunningTrial(name="t008", params=1_200, epoch=3, epochs=20, valid=0.91)],
-        "front": [(f"t{i:03d}", 1_000 * (i + 1), 0.9 + i / 1_000) for i in range(40)],
+        "front": [
+            FrontPoint(f"t{i:03d}", 1_000 * (i + 1), 0.9 + i / 1_000, 0.00125) for i in range(40)
+        ],
         "eta_seconds": 125.0,
     }
     return Status(**(values | changes))  # type: ignore[arg-type]
@@ -66,7 +68,7 @@ def test_the_live_picture_fits_the_terminal_and_shows_what_matters(width: int) -
     console = Console(file=file, force_terminal=True, width=width, color_system=None)
     console.print(terminal._picture(status()))
     text = file.getvalue()
-    for part in ("8/50", "2 min 05 s left", "150,000 params", "t008", "3/20", "t000"):
+    for part in ("8/50", "2 min 05 s left", "150,000 params", "t008", "3/20", "t000", "1.25 ms"):
         assert part in text
     assert max(len(line) for line in text.splitlines()) <= width
     # A long front is thinned out, not scrolled off the screen.
