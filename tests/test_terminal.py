@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from autoprune import terminal
 from autoprune.progress import EndedTrial, FrontPoint, RunningTrial, Stage, Status
+from autoprune.results.result import Model, SearchResult
 
 
 def ended(state: str = "complete", cause: str = "") -> EndedTrial:
@@ -54,6 +57,35 @@ def test_plain_says_a_stage_once_and_a_line_a_trial() -> None:
         "[8/50] t007 complete: 1,500 params (1.0%), accuracy 0.9812, taylor, from t003, "
         "2 min 05 s left",
     ]
+
+
+def test_plain_says_a_latency_where_there_is_one() -> None:
+    reporter, file = plain()
+    reporter.update(status(ended=replace(ended(), latency=0.0123456)))
+    assert "accuracy 0.9812, 12.3 ms, taylor" in file.getvalue()
+
+
+def model(name: str, latency_ms: float | None) -> Model:
+    return Model(
+        name=name, trial=1, params=10, macs=1, size_bytes=1, valid=0.5, test=None,
+        path=name, latency_ms=latency_ms,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_the_front_shows_latency_and_its_share_when_it_was_measured(
+    measured: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense, small = model("dense", 2.0 if measured else None), model("t1", 0.5 if measured else None)
+    terminal.print_front(
+        SearchResult(
+            out=Path("out"), study="s", metric="accuracy", higher_is_better=True, dense=dense,
+            front=(small,), trials={},
+        )
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    assert ("latency" in text) is measured
+    assert ("0.500 ms" in text and "25%" in text) is measured
 
 
 def test_plain_says_why_a_trial_failed() -> None:

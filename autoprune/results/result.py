@@ -88,7 +88,7 @@ class SearchResult:
             limits.append(f"{self.metric} {word} {min_accuracy:g}")
         if not self.front:
             return "The front is empty: no trial was completed."
-        smallest, best = self.front[0], max(self.front, key=self._goodness)
+        smallest, best = self.front[0], max(self.front, key=lambda m: (self._goodness(m), m.params))
         return (
             f"No model on the front has {' and '.join(limits)}: the smallest is {smallest.name} "
             f"({smallest.params:,} parameters, {smallest.valid:.4f}), the best {best.name} "
