@@ -21,6 +21,7 @@ from autoprune.pruning.steps import steps_of
 from autoprune.pruning.weights import save_model
 from autoprune.training.calibrate import recalibrate
 from autoprune.training.finetune import Epoch, finetune, scored
+from autoprune.training.latency import measure
 from autoprune.training.regularise import StayingZero
 from autoprune.workbench import Job, Workbench
 
@@ -32,13 +33,22 @@ STEP_SEED = 1_000_000_000
 """What an earlier step's training adds to the seed."""
 
 
-def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, seed: int) -> Job:
+def evaluate(
+    bench: Workbench,
+    *,
+    name: str,
+    plan: dict[str, Any],
+    parent: str,
+    seed: int,
+    latency: Mapping[str, Any] | None = None,
+) -> Job:
     """Cut a plan from its parent's weights, fine-tune it with distillation, score each epoch.
 
     Yields the score after the cut to the plan's widths (epoch 0) and after every epoch. A plan of
     several steps yields the epochs before that, too, with their `step`: their scores are of wider
     models. Told to stop, it saves nothing and returns None; else the weights are in the store when
-    it returns.
+    it returns. `latency` holds the engine and the batch size by which the cut model's latency is
+    measured; without it, none is.
     """
     clock = _Clock()
     wanted = Plan.from_json(plan)
@@ -61,7 +71,9 @@ def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, 
     model, tuning = reached.model, replace(wanted.finetune, epochs=last.epochs)
     with clock("evaluate"):
         valid = scored(bench.task, model, 0, tuning)
-    if not (yield {"epoch": 0, "valid": valid}):
+    with clock("measure"):
+        measured = measured_latency(bench, model, latency)
+    if not (yield {"epoch": 0, "valid": valid, **measured}):
         return None
     with clock("train"):
         for epoch in _trained(bench, model, tuning, seed=seed):
@@ -78,6 +90,16 @@ def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, 
         "plan": replace(wanted, kept=reached.kept).to_json(),
         "seconds": clock.seconds,
     }
+
+
+def measured_latency(
+    bench: Workbench, model: nn.Module, how: Mapping[str, Any] | None
+) -> dict[str, float]:
+    """Return a model's latency as a score holds it; nothing if it is not to be measured."""
+    if how is None:
+        return {}
+    found = measure(model, bench.study.example, **how)
+    return {"latency": found.seconds, "latency_spread": found.spread}
 
 
 @dataclass(frozen=True, kw_only=True)

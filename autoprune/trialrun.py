@@ -26,6 +26,10 @@ class TrialRun:
     """Epochs along the lineage before it."""
     params: int
     may_stop: bool
+    costs: dict[str, float] = field(default_factory=dict)
+    """What it costs, by the objective's name, as far as it is known."""
+    latency_spread: float | None = None
+    """Interquartile range of its latency, in seconds."""
     started: float = field(default_factory=time.time)
     curve: list[float] = field(default_factory=list)
     """Validation score after the cut to its widths, then after each epoch."""
@@ -57,6 +61,7 @@ class TrialRun:
             valid=self.curve[-1] if self.curve else None,
             parent=self.parent,
             criterion=self.plan.criterion,
+            latency=self.costs.get("latency"),
             cause=cause,
         )
 
@@ -76,6 +81,10 @@ class TrialRun:
         metrics = {"params": self.params, "params_fraction": share, "seconds": now - self.started}
         if candidate is not None:
             metrics |= {"macs": candidate.score.macs, "size_bytes": candidate.score.size_bytes}
+        if "latency" in self.costs:
+            metrics["latency_ms"] = 1e3 * self.costs["latency"]
+        if self.latency_spread is not None:
+            metrics["latency_spread_ms"] = 1e3 * self.latency_spread
         if self.curve:
             metrics["valid"] = self.curve[-1]
         label = f"{self.curve[-1]:.3f}" if self.curve and state != "failed" else state

@@ -102,6 +102,13 @@ def export_model(
     return Exported(formats=tuple(formats), problems=tuple(problems))
 
 
+def export_onnx(model: nn.Module, path: Path, *, example: Any) -> None:
+    """Write `model` as an ONNX file alone, its batch dimension free where the model allows it."""
+    example = map_tensors(lambda t: t.detach().cpu(), example)
+    program, _ = _trace(model.cpu().eval(), example)
+    save_onnx(program, path)
+
+
 def reference_file(folder: Path) -> Path:
     """Return where a folder's reference inputs and outputs are kept until it is verified."""
     return folder.with_name(f"{folder.name}.reference.safetensors")

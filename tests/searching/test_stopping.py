@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from autoprune.pruning.plan import FineTune, Plan
@@ -25,7 +27,7 @@ def stopped(
     epochs: int = 6,
     rule: StoppingRule = RULE,
 ) -> bool:
-    return rule.dominated(params=params, epochs=epochs, curve=curve, completed=witnesses)
+    return rule.dominated(costs={"params": params}, epochs=epochs, curve=curve, completed=witnesses)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,23 @@ def test_larger_models_are_no_witnesses() -> None:
     assert not stopped([0.1, 0.2, 0.3], larger, larger)
     assert not stopped([0.1, 0.2, 0.3], GOOD, larger)
     assert stopped([0.1, 0.2, 0.3], GOOD, GOOD, params=101)
+
+
+def test_slower_models_are_no_witnesses_where_latency_counts() -> None:
+    def timed(latency: float | None) -> Candidate:
+        return replace(GOOD, score=replace(GOOD.score, latency=latency))
+
+    def dominated(*witnesses: Candidate) -> bool:
+        return RULE.dominated(
+            costs={"params": 100, "latency": 0.2},
+            epochs=6,
+            curve=[0.1, 0.2, 0.3],
+            completed=witnesses,
+        )
+
+    assert dominated(timed(0.1), timed(0.2))
+    assert not dominated(timed(0.1), timed(0.3))
+    assert not dominated(timed(0.1), timed(None))
 
 
 def test_other_schedules_are_no_witnesses() -> None:
