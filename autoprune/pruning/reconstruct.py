@@ -23,9 +23,8 @@ from autoprune.pruning.forward import call, shared_names
 from autoprune.pruning.groups import Grouping, Kept, removed_entries
 from autoprune.pruning.layers import picked
 from autoprune.pruning.readers import channel_dim, first_input
+from autoprune.pruning.windows import rows_at, some_places, some_rows, windows
 
-ROWS_PER_SAMPLE = 64
-"""Positions of a sample's feature map, or of its sequence, that are looked at."""
 MOST_UNKNOWNS = 8_192
 """Layers with more weights per output are left: their normal equations would take over 0.5 GB."""
 HELD_OUT = 4
@@ -275,10 +274,10 @@ _Rows = tuple[Tensor, Tensor, Tensor]
 
 def _linear_rows(given: Tensor, got: Tensor, wanted: Tensor, generator: torch.Generator) -> _Rows:
     x, answer, target = (t.reshape(-1, t.shape[-1]) for t in (given, got, wanted))
-    most = ROWS_PER_SAMPLE * (given.shape[0] if given.dim() > 1 else 1)
-    if len(x) <= most:
+    chosen = some_rows(len(x), given.shape[0] if given.dim() > 1 else 1, generator)
+    if chosen is None:
         return x, answer, target
-    chosen = torch.randperm(len(x), generator=generator)[:most].sort().values.to(x.device)
+    chosen = chosen.to(x.device)
     return x[chosen], answer[chosen], target[chosen]
 
 
@@ -288,40 +287,9 @@ def _convolution_rows(
     spatial = layer.weight.dim() - 2
     if given.dim() == spatial + 1:  # a single sample
         given, got, wanted = given[None], got[None], wanted[None]
-    windows = _windows(layer, given)
-    sizes = windows.shape[2 : 2 + spatial]
+    seen = windows(layer, given)
+    sizes = seen.shape[2 : 2 + spatial]
     if sizes != got.shape[2:]:
         return None
-    count = int(np.prod(sizes))
-    flat = torch.randperm(count, generator=generator)[:ROWS_PER_SAMPLE].sort().values
-    places = np.unravel_index(flat.numpy(), tuple(sizes))
-    index: list[slice | Tensor] = [slice(None), slice(None)]
-    index += [torch.from_numpy(p).to(given.device) for p in places]
-
-    def rows(of: Tensor) -> Tensor:
-        """Take [samples, channels, places, ...], one row for each sample and place."""
-        chosen = of[tuple(index)].movedim(2, 1)
-        return chosen.reshape(chosen.shape[0] * chosen.shape[1], -1)
-
-    return rows(windows), rows(got), rows(wanted)
-
-
-def _windows(layer: _ConvNd, given: Tensor) -> Tensor:
-    """View a convolution's input as [samples, channels, *output positions, *kernel]."""
-    spatial = layer.weight.dim() - 2
-    pads: list[int] = []
-    for dim in reversed(range(spatial)):
-        if isinstance(layer.padding, str):
-            total = layer.dilation[dim] * (layer.kernel_size[dim] - 1)
-            total = total if layer.padding == "same" else 0
-            pads += [total // 2, total - total // 2]
-        else:
-            pads += [int(layer.padding[dim])] * 2
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    windows = F.pad(given, pads, mode=mode) if any(pads) else given
-    for dim in range(spatial):
-        size = layer.dilation[dim] * (layer.kernel_size[dim] - 1) + 1
-        windows = windows.unfold(2 + dim, size, layer.stride[dim])
-    taps = [slice(None)] * (2 + spatial)
-    taps += [slice(None, None, layer.dilation[dim]) for dim in range(spatial)]
-    return windows[tuple(taps)]
+    places = some_places(sizes, generator)
+    return rows_at(seen, places), rows_at(got, places), rows_at(wanted, places)
