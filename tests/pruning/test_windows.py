@@ -28,9 +28,8 @@ def test_windows_are_what_the_convolution_reads(reader: nn.Conv2d) -> None:
 
 def test_rows_are_the_same_places_of_every_sample() -> None:
     sizes = (12, 11)
-    where = (
-        torch.arange(132.0).reshape(1, 1, *sizes) + 1_000 * torch.arange(3.0)[:, None, None, None]
-    )
+    samples = torch.tensor([0.0, 1_000.0, 2_000.0])[:, None]
+    where = (samples + torch.arange(132.0)).reshape(3, 1, *sizes)
     places = some_places(sizes, torch.Generator().manual_seed(0))
     rows = rows_at(where, places).reshape(3, ROWS_PER_SAMPLE)
     assert len(rows[0].unique()) == ROWS_PER_SAMPLE
