@@ -27,7 +27,7 @@ from autoprune.workbench import Job, Workbench
 
 RECALIBRATION_SAMPLES = 512
 RECALIBRATION_BATCH = 128
-COMPENSATED = ("flap",)
+COMPENSATED = ("flap", "obs")
 """Criteria to whose method the compensation of biases belongs."""
 STEP_SEED = 1_000_000_000
 """What an earlier step's training adds to the seed."""

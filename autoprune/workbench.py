@@ -123,12 +123,8 @@ class Workbench:
         file = self.store.scores(name)
         cached = load_tensors(file) if file.exists() else {}
         if not _part(cached, criterion.name):  # never asked for, or registered since
-            # Curvature takes long: it is estimated only when it is asked for.
-            wanted = [
-                c
-                for c in CRITERIA.values()
-                if c.needs_data and c.needs_curvature == criterion.needs_curvature
-            ]
+            # Curvature and moments take long: they are measured only when they are asked for.
+            wanted = [c for c in CRITERIA.values() if c.needs_data and c.extras == criterion.extras]
             cached |= self._measured(wanted, model, grouping)
             save_tensors(file, cached)
         return cached
@@ -160,6 +156,7 @@ class Workbench:
             ),
             loss=lambda m, b: self.task.step(m, b)[0],
             curvature=any(c.needs_curvature for c in criteria),
+            moments=any(c.needs_moments for c in criteria),
             seed=self.study.seed,
         )
 

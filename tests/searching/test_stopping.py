@@ -98,7 +98,11 @@ def test_trials_of_several_steps_are_compared_with_their_like() -> None:
 
     def dominated(curve: list[float], *witnesses: Candidate, earlier: int = 2) -> bool:
         return RULE.dominated(
-            params=100, epochs=6, earlier_epochs=earlier, curve=curve, completed=witnesses
+            costs={"params": 100},
+            epochs=6,
+            earlier_epochs=earlier,
+            curve=curve,
+            completed=witnesses,
         )
 
     assert dominated([0.1, 0.2, 0.3], like, like)
