@@ -1,4 +1,4 @@
-"""One architecture of the zoo: how it is built, what it is called with, what must be found in it."""
+"""One architecture of the zoo: how it is built and called, and what must be found in it."""
 
 from __future__ import annotations
 
