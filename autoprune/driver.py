@@ -6,8 +6,8 @@ The driver alone writes to Optuna and MLflow.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from autoprune import jobs
 from autoprune.errors import AutopruneError
-from autoprune.progress import EndedTrial, Reporter, Stage, Status
+from autoprune.progress import EndedTrial, FrontPoint, Reporter, Stage, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import Plan
 from autoprune.results.records import State
@@ -24,6 +24,7 @@ from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
 from autoprune.searching.candidate import DENSE, FINAL, Candidate, Score, trial_name
 from autoprune.searching.lineage import choose_parent
+from autoprune.searching.objectives import DEFAULT_COSTS, cost_of
 from autoprune.searching.pareto import front_of
 from autoprune.searching.sampler import INTERRUPTED, PARAMS, VALID
 from autoprune.searching.space import SearchSpace
@@ -42,6 +43,8 @@ class Dense:
 
     score: Score
     sensitivity: Mapping[str, float]
+    lamp: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """LAMP scores of its channels, by group."""
 
 
 class Driver:
@@ -50,7 +53,11 @@ class Driver:
     Parameters
     ----------
     values
-        What Optuna is told of a score: a pair, or one number.
+        What Optuna is told of a score: one number per objective, or one in all.
+    costs
+        What the score is traded against, by the objectives' names.
+    latency
+        How latency is measured, as `jobs.evaluate` takes it; None measures none.
 
     Attributes
     ----------
@@ -72,6 +79,8 @@ class Driver:
         higher_is_better: bool,
         seed: int,
         values: Values,
+        costs: Sequence[str] = DEFAULT_COSTS,
+        latency: Mapping[str, Any] | None = None,
         early_stop: bool = True,
         tags: Mapping[str, str] | None = None,
     ) -> None:
@@ -87,6 +96,8 @@ class Driver:
         self._higher_is_better = higher_is_better
         self._seed = seed
         self._values = values
+        self._costs = tuple(costs)
+        self._latency = latency
         self._early_stop = early_stop
         self._tags = dict(tags or {})
         self._rule = StoppingRule(higher_is_better=higher_is_better)
@@ -156,7 +167,7 @@ class Driver:
         Returns, by name of the front's candidate, the better of it and its final stage: they are
         of one size, and of equals the longer trained one is taken.
         """
-        front = front_of(self.candidates.values(), higher_is_better=self._higher_is_better)
+        front = self._front()
         _clear_queue(study)
         for candidate in front:
             if not self._store.has_candidate(candidate.name + FINAL):
@@ -205,6 +216,8 @@ class Driver:
 
     def _start(self, running: TrialRun) -> None:
         self._running[running.name] = running
+        running.costs |= {"params": running.params, "macs": self._cost.macs(running.plan.widths)}
+        self._take_known_latency(running)
         running.trial.set_user_attr("parent", running.parent)
         self._executor.submit(
             running.name,
@@ -215,7 +228,19 @@ class Driver:
             seed=self._seed * 1_000_003
             + running.trial.number
             + (500_000 if running.is_final else 0),
+            latency=None if "latency" in running.costs else self._latency,
         )
+
+    def _take_known_latency(self, running: TrialRun) -> None:
+        """Give a trial the latency of a candidate with the same widths, if one was measured.
+
+        Noise must not let one of two equal models win.
+        """
+        for candidate in self.candidates.values():
+            score = candidate.score
+            if score.latency is not None and candidate.plan.widths == running.plan.widths:
+                running.costs["latency"] = score.latency
+                running.latency_spread = score.latency_spread
 
     def _handle(self, study: optuna.Study, event: Event) -> EndedTrial | None:
         running = self._running[event.job]
@@ -234,12 +259,22 @@ class Driver:
         )
 
     def _hear(self, running: TrialRun, value: Mapping[str, Any]) -> None:
+        if "step" in value:  # a wider model's score: neither for its curve nor to be stopped by
+            running.earlier.append(value["valid"])
+            self._executor.answer(running.name, go_on=True)
+            return
         running.curve.append(value["valid"])
         if "loss" in value:
             running.losses.append(value["loss"])
+        if "latency" in value:
+            running.costs["latency"] = value["latency"]
+            running.latency_spread = value["latency_spread"]
+        # Of the same size too: a cost that is not known yet will mostly follow it.
+        compared = {"params", *self._costs}
         running.stopped = running.may_stop and self._rule.dominated(
-            params=running.params,
+            costs={n: cost for n, cost in running.costs.items() if n in compared},
             epochs=running.plan.finetune.epochs,
+            earlier_epochs=len(running.earlier),
             curve=running.curve,
             completed=self.candidates.values(),
         )
@@ -253,8 +288,12 @@ class Driver:
             params=result["params"],
             macs=result["macs"],
             size_bytes=result["size_bytes"],
+            latency=running.costs.get("latency"),
+            latency_spread=running.latency_spread,
         )
-        if score.params != running.params:
+        # Of single weights, one that is kept may happen to be zero.
+        masked = running.plan.granularity != "channel"
+        if score.params > running.params or (score.params != running.params and not masked):
             return self._fail(
                 study,
                 running,
@@ -274,6 +313,7 @@ class Driver:
         for key, value in (
             (VALID, score.valid),
             (PARAMS, score.params),
+            *((name, cost_of(score, name)) for name in self._costs if name != PARAMS),
             ("curve", running.curve),
             ("seconds", result["seconds"]),
         ):
@@ -322,7 +362,7 @@ class Driver:
                 state,
                 candidate,
                 cause=cause,
-                channels=self._space.channels,
+                channels=self._space.dense_widths,
                 dense_params=self._dense.score.params,
                 tags=self._tags,
             )
@@ -331,7 +371,6 @@ class Driver:
     def _report(self, stage: Stage, done: int, ended: EndedTrial | None = None) -> None:
         running = [run.standing() for run in self._running.values()]
         partly = sum(r.epoch / r.epochs for r in running)
-        front = front_of(self.candidates.values(), higher_is_better=self._higher_is_better)
         self._reporter.update(
             Status(
                 stage=stage.name,
@@ -341,10 +380,20 @@ class Driver:
                 dense_params=self._dense.score.params,
                 dense_valid=self._dense.score.valid,
                 running=running,
-                front=[(c.name, c.score.params, c.score.valid) for c in front],
+                front=[
+                    FrontPoint(c.name, c.score.params, c.score.valid, c.score.latency)
+                    for c in self._front()
+                ],
                 ended=ended,
                 eta_seconds=stage.eta(done + partly),
             )
+        )
+
+    def _front(self) -> list[Candidate]:
+        return front_of(
+            self.candidates.values(),
+            higher_is_better=self._higher_is_better,
+            costs=self._costs,
         )
 
 

@@ -15,11 +15,12 @@ from autoprune import jobs
 from autoprune.errors import AutopruneError
 from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter
-from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import fingerprint
+from autoprune.results.diagnosis import mostly_blocked
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
+from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
 from autoprune.searching.space import SearchSpace
 from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
@@ -52,8 +53,9 @@ def search(
     reporter
         Is told where the search stands.
     **settings
-        The fields of `Settings`: ``budget``, ``timeout``, ``workers``, ``sampler``, ``objective``,
-        ``accuracy_weight``, ``early_stop``, ``storage``, ``tracking_uri``, ``experiment``.
+        The fields of `Settings`: ``budget``, ``timeout``, ``workers``, ``sampler``,
+        ``objectives``, ``latency_engine``, ``latency_batch``, ``objective``, ``accuracy_weight``,
+        ``early_stop``, ``storage``, ``tracking_uri``, ``experiment``.
 
     Raises
     ------
@@ -74,23 +76,31 @@ def search(
     origin = loaded if isinstance(study, PruningStudy) else find_study_file(study).resolve()
     model = jobs.dense_model(loaded)
     grouping = prunable_groups(loaded, model)
+    costs = _costs(chosen, loaded)
     space = SearchSpace(
-        channels=grouping.channels,
+        channels={g.name: g.channels for g in grouping.groups},
         space=loaded.space,
         has_dropout=bool(dropout_layers(model)),
         fixed_batch_size=getattr(loaded.task, "fixed_batch_size", None),
+        blocks=grouping.blocks,
     )
+    _check_room(space)
+    reporter = reporter or SilentReporter()
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
-    known = store.open(_identity(loaded, grouping, space, chosen))
+    known = store.open(_identity(loaded, grouping, space, chosen, costs))
+    warning = mostly_blocked(grouping)
+    if warning is not None:
+        reporter.note(warning)
     with store.locked():
         search_run = SearchRun(
             study=loaded,
             settings=chosen,
             grouping=grouping,
             space=space,
+            costs=costs,
             store=store,
             search_id=known["id"],
-            reporter=reporter or SilentReporter(),
+            reporter=reporter,
             opening=opening_for(
                 origin,
                 store,
@@ -104,7 +114,7 @@ def search(
 
 def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:
     """Find the channel groups of the study's model; raise `AutopruneError` if there are none."""
-    grouping = find_groups(model, study.example, keep=study.keep)
+    grouping = study.find_groups(model)
     if not grouping.groups:
         reasons = "; ".join(f"{b.layer}: {b.reason}" for b in grouping.blocked[:4])
         raise AutopruneError(
@@ -114,8 +124,36 @@ def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:
     return grouping
 
 
+def _costs(settings: Settings, study: PruningStudy) -> tuple[str, ...]:
+    """Return what the score is traded against; raise `AutopruneError` for other objectives."""
+    costs = costs_among(settings.objectives, metric=study.task.metric)
+    if settings.objective == "weighted" and costs != DEFAULT_COSTS:
+        raise AutopruneError(
+            f"`objectives` must be the score and params for objective 'weighted', but is "
+            f"{','.join(settings.objectives)}. Leave it out, or use objective 'pareto'."
+        )
+    return costs
+
+
+def _check_room(space: SearchSpace) -> None:
+    """Raise `AutopruneError` if the rules for widths leave no group anything to lose."""
+    if all(len(widths) == 1 for widths in space.allowed.values()):
+        rules = ", ".join(
+            f"{name}={getattr(space.space, name)!r}"
+            for name in ("round_to", "min_width", "max_sparsity")
+        )
+        raise AutopruneError(
+            f"At least one group must be allowed to lose channels, but with {rules} none of the "
+            f"{len(space.allowed)} is. The widest has {max(space.channels.values())} channels."
+        )
+
+
 def _identity(
-    study: PruningStudy, grouping: Grouping, space: SearchSpace, settings: Settings
+    study: PruningStudy,
+    grouping: Grouping,
+    space: SearchSpace,
+    settings: Settings,
+    costs: Sequence[str],
 ) -> dict[str, Any]:
     """Return what must be the same for two runs to be one search."""
     return {
@@ -124,6 +162,8 @@ def _identity(
         "space": {name: str(value) for name, value in space.distributions.items()},
         "metric": study.task.metric,
         "higher_is_better": study.task.higher_is_better,
+        "objectives": ["score", *costs],
+        "latency": settings.latency if "latency" in costs else None,
         "objective": settings.objective,
         "accuracy_weight": settings.accuracy_weight if settings.objective == "weighted" else None,
         "seed": study.seed,

@@ -26,9 +26,15 @@ class TrialRun:
     """Epochs along the lineage before it."""
     params: int
     may_stop: bool
+    costs: dict[str, float] = field(default_factory=dict)
+    """What it costs, by the objective's name, as far as it is known."""
+    latency_spread: float | None = None
+    """Interquartile range of its latency, in seconds."""
     started: float = field(default_factory=time.time)
     curve: list[float] = field(default_factory=list)
-    """Validation score after the cut, then after each epoch."""
+    """Validation score after the cut to its widths, then after each epoch."""
+    earlier: list[float] = field(default_factory=list)
+    """Scores of the wider models of earlier pruning steps, after each of their epochs."""
     losses: list[float] = field(default_factory=list)
     stopped: bool = False
 
@@ -41,7 +47,7 @@ class TrialRun:
         return RunningTrial(
             name=self.name,
             params=self.params,
-            epoch=max(len(self.curve) - 1, 0),
+            epoch=len(self.earlier) + max(len(self.curve) - 1, 0),
             epochs=self.plan.finetune.epochs,
             valid=self.curve[-1] if self.curve else None,
         )
@@ -55,6 +61,7 @@ class TrialRun:
             valid=self.curve[-1] if self.curve else None,
             parent=self.parent,
             criterion=self.plan.criterion,
+            latency=self.costs.get("latency"),
             cause=cause,
         )
 
@@ -74,6 +81,10 @@ class TrialRun:
         metrics = {"params": self.params, "params_fraction": share, "seconds": now - self.started}
         if candidate is not None:
             metrics |= {"macs": candidate.score.macs, "size_bytes": candidate.score.size_bytes}
+        if "latency" in self.costs:
+            metrics["latency_ms"] = 1e3 * self.costs["latency"]
+        if self.latency_spread is not None:
+            metrics["latency_spread_ms"] = 1e3 * self.latency_spread
         if self.curve:
             metrics["valid"] = self.curve[-1]
         label = f"{self.curve[-1]:.3f}" if self.curve and state != "failed" else state
@@ -84,7 +95,11 @@ class TrialRun:
             state=state,
             params={**self.trial.params, "parent": self.parent},
             metrics=metrics,
-            curves={"valid": self.curve[:-1], "loss": self.losses},
+            curves={
+                "valid": self.curve[:-1],
+                "loss": self.losses,
+                **({"valid_earlier_steps": self.earlier} if self.earlier else {}),
+            },
             tags={**tags, **({"cause": cause} if cause else {})},
             plan=plan.to_json(),
             sparsity={n: 1 - width / channels[n] for n, width in plan.widths.items()},

@@ -121,6 +121,9 @@ class Net(nn.Sequential):
         super().__init__(nn.Linear(64, 10))
 """
 
+SPACE = "Settings = Space\nSpace = lambda **given: Settings(**given, {})"
+"""Gives the study's space one more setting."""
+
 BAD = {
     # --- the study file ---
     "no such study": Bad(
@@ -192,6 +195,21 @@ BAD = {
         prepare=study(after="Space(lr=(1e-2, 1e-3))"),
         words=("`space.lr`", "low < high", "(0.01, 0.001)"),
     ),
+    "fewest channels of a group there is not": Bad(
+        command="search study.py --out out",
+        prepare=study(before=SPACE.format("min_width={'body.3': 8}")),
+        words=("`space.min_width`", "Unknown group 'body.3'", "Did you mean 'body."),
+    ),
+    "fewest channels above a group's own": Bad(
+        command="search study.py --out out",
+        prepare=study(before=SPACE.format("min_width={'body.2': 17}")),
+        words=("`space.min_width`", "'body.2' has 16 and 17", "Lower it"),
+    ),
+    "widths rounded to more than there is": Bad(
+        command="search study.py --out out",
+        prepare=study(before=SPACE.format("round_to=32")),
+        words=("allowed to lose channels", "round_to=32", "24 channels"),
+    ),
     # --- the checkpoint ---
     "no such checkpoint": Bad(
         command="search study.py --workers 0",
@@ -234,6 +252,30 @@ BAD = {
     ),
     "unknown objective": Bad(
         command="search study.py --objective best", words=("'best'", "pareto", "weighted")
+    ),
+    "unknown cost": Bad(
+        command="search study.py --objectives accuracy,latancy",
+        words=("Unknown objective 'latancy'", "Did you mean 'latency'"),
+    ),
+    "no cost": Bad(
+        command="search study.py --objectives accuracy",
+        words=("`objectives`", "at least one of params", "but is accuracy"),
+    ),
+    "no score": Bad(
+        command="search study.py --objectives params,macs",
+        words=("`objectives`", "the score (accuracy or score)", "params,macs"),
+    ),
+    "weighted with latency": Bad(
+        command="search study.py --objective weighted --objectives accuracy,params,latency",
+        words=("`objectives`", "'weighted'", "accuracy,params,latency", "'pareto'"),
+    ),
+    "unknown latency engine": Bad(
+        command="search study.py --latency-engine onxx",
+        words=("Unknown latency engine 'onxx'", "Did you mean 'onnx'"),
+    ),
+    "latency of no samples": Bad(
+        command="search study.py --latency-batch 0",
+        words=("`latency_batch`", "at least 1", "0"),
     ),
     "no budget": Bad(command="search study.py --budget 0", words=("`budget`", "at least 1", "0")),
     "budget that is a word": Bad(
@@ -286,6 +328,9 @@ BAD = {
     "new without .py": Bad(command="new study.txt", words=("study.txt", ".py")),
     "new below a file": Bad(
         command="new study.py/mine.py", words=("study.py/mine.py", "can be written")
+    ),
+    "doctor asked for no parameters": Bad(
+        command="doctor study.py --max-params 0", words=("--max-params", "1", "--help")
     ),
     "doctor without a file": Bad(
         command="doctor nowhere.py", words=("nowhere.py", "autoprune new nowhere.py")

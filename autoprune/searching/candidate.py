@@ -24,6 +24,10 @@ class Score:
     """Multiply-accumulates per sample in convolutions and linear layers."""
     size_bytes: int
     """Size of its weights on disk."""
+    latency: float | None = None
+    """Seconds for a batch, where it was measured."""
+    latency_spread: float | None = None
+    """Interquartile range of the latency, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)

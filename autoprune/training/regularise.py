@@ -45,6 +45,23 @@ class Regulariser:
         """Run after the last step: leave the model as it is to be; without gradients."""
 
 
+class StayingZero(Regulariser):
+    """Keeps pruned weights at zero: after each step they are set to zero again.
+
+    Parameters
+    ----------
+    masks
+        By parameter, 1 where it is trained and 0 where it stays zero.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        self._masks = [(model.get_parameter(name), mask) for name, mask in masks.items()]
+
+    def after_step(self, lr: float) -> None:
+        for parameter, mask in self._masks:
+            parameter.mul_(mask.to(parameter.device))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
     """A slice of a parameter: which of its entries along `dim` belong to which channel."""

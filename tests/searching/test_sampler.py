@@ -64,6 +64,8 @@ def run(
             score, params = sign * fake_score(widths), COST.params(widths)
             trial.set_user_attr(VALID, score)
             trial.set_user_attr(PARAMS, params)
+            if "macs" in changes.get("costs", ()):
+                trial.set_user_attr("macs", COST.macs(widths))
             study.tell(trial, [score, math.log10(params)])
     return study
 
@@ -146,15 +148,20 @@ def test_the_chain_spans_the_sizes() -> None:
     assert min(COST.params(w) for w in chain) == COST.params(SPACE.minimum_widths())
 
 
-def test_no_chain_link_breaks_the_most_sparsity_allowed() -> None:
-    space = SearchSpace(channels=CHANNELS, space=Space(max_sparsity=0.5), has_dropout=False)
-    allocator = Allocator(COST, lowest=space.minimum_widths())
+@pytest.mark.parametrize("rule", [{"max_sparsity": 0.5}, {"round_to": 4}, {"min_width": 3}])
+def test_no_proposal_breaks_a_rule_for_widths(rule: dict[str, Any]) -> None:
+    space = SearchSpace(channels=CHANNELS, space=Space(**rule), has_dropout=False)
+    allocator = Allocator(COST, allowed=space.allowed)
     sampler = make_sampler("pruning", context(space=space, allocator=allocator))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    for _ in range(8):
+    for number in range(24):
         trial = study.ask(space.distributions)
-        assert covers(space.widths(trial.params), space.minimum_widths())
-        study.tell(trial, [0.5, 1.0])
+        widths = space.widths(trial.params)
+        assert all(widths[n] in space.allowed[n] for n in CHANNELS)
+        assert trial.params == trial.params | space.sparsities(widths)
+        trial.set_user_attr(VALID, fake_score(widths))
+        trial.set_user_attr(PARAMS, COST.params(widths))
+        study.tell(trial, [0.5, number])
 
 
 def after_the_chain(**changes: Any) -> tuple[optuna.Study, list[optuna.trial.FrozenTrial]]:
@@ -170,10 +177,25 @@ def test_later_proposals_can_be_cut_from_the_front(higher: bool) -> None:
         front = pareto(
             study.trials[: trial.number],
             score=lambda t: sign * t.user_attrs[VALID],
-            size=lambda t: t.user_attrs[PARAMS],
+            costs=lambda t: [t.user_attrs[PARAMS]],
         )
         widths = SPACE.widths(trial.params)
         assert any(covers(SPACE.widths(t.params), widths) for t in front)
+
+
+def test_each_cost_has_its_turn_at_the_front() -> None:
+    study, later = after_the_chain(costs=("params", "macs"))
+    _, alone = after_the_chain()
+    for trial in later:
+        cost = ("params", "macs")[trial.number % 2]
+        front = pareto(
+            study.trials[: trial.number],
+            score=lambda t: t.user_attrs[VALID],
+            costs=lambda t, cost=cost: [t.user_attrs[cost]],
+        )
+        widths = SPACE.widths(trial.params)
+        assert any(covers(SPACE.widths(t.params), widths) for t in front)
+    assert [t.params for t in later] != [t.params for t in alone]
 
 
 def test_later_proposals_are_new_sizes_and_members_again() -> None:
@@ -217,3 +239,19 @@ def test_an_interrupted_trials_size_is_tried_again() -> None:
     study.tell(stopped, state=TrialState.FAIL)
     again = study.ask(SPACE.distributions)
     assert SPACE.widths(again.params) == SPACE.widths(stopped.params)
+
+
+def test_some_later_sizes_are_spread_by_lamp_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {n: [(i + 1) / c for i in range(c)] for n, c in CHANNELS.items()}
+    by_lamp: list[dict[str, int]] = []
+
+    class Spy(Allocator):
+        def lamp_widths(self, params: int, **bounds: Any) -> dict[str, int]:
+            by_lamp.append(super().lamp_widths(params, **bounds))
+            return by_lamp[-1]
+
+    study = run("pruning", trials=40, budget=20, allocator=Spy(COST, lamp=scores))
+    assert 1 <= len(by_lamp) < 26 / 2
+    later = proposals(study)[CHAIN:]
+    assert all(w in later for w in by_lamp)
+    assert proposals(study)[:CHAIN] == proposals(run("pruning", trials=CHAIN, budget=20))
