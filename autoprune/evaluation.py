@@ -47,9 +47,9 @@ def evaluate(
 
     Yields the score after the cut to the plan's widths (epoch 0) and after every epoch. A plan of
     several steps yields the epochs before that, too, with their `step`: their scores are of wider
-    models; and those of a sparsifier before that (see `sparsified`). Told to stop, it saves nothing and returns None; else the weights are in the store when
-    it returns. `latency` holds the engine and the batch size by which the cut model's latency is
-    measured; without it, none is.
+    models; and so does one with a sparsifier (see `sparsified`). Told to stop, it saves nothing
+    and returns None; else the weights are in the store when it returns. `latency` holds the engine
+    and the batch size by which the cut model's latency is measured; without it, none is.
     """
     clock = _Clock()
     wanted = Plan.from_json(plan)

@@ -22,7 +22,8 @@ class Store:
     """Names every file of an output folder, and reads and writes the small ones.
 
     ``search.json`` says whose folder it is; ``candidates/<name>/`` holds each finished candidate,
-    ``dense/`` the dense model, ``sparse/<digest>/`` parents trained with a sparsifier, ``front/<name>/`` the exported models, ``front.json`` the result.
+    ``dense/`` the dense model, ``sparse/<digest>/`` parents trained with a sparsifier,
+    ``front/<name>/`` the exported models, ``front.json`` the result.
     """
 
     def __init__(self, root: str | Path) -> None:
