@@ -261,7 +261,9 @@ class Driver:
             macs=result["macs"],
             size_bytes=result["size_bytes"],
         )
-        if score.params != running.params:
+        # Of single weights, one that is kept may happen to be zero.
+        masked = running.plan.granularity != "channel"
+        if score.params > running.params or (score.params != running.params and not masked):
             return self._fail(
                 study,
                 running,
@@ -329,7 +331,7 @@ class Driver:
                 state,
                 candidate,
                 cause=cause,
-                channels=self._space.channels,
+                channels=self._space.dense_widths,
                 dense_params=self._dense.score.params,
                 tags=self._tags,
             )

@@ -14,12 +14,14 @@ from autoprune.pruning.compensate import compensated
 from autoprune.pruning.cut import cut
 from autoprune.pruning.evidence import top_channels
 from autoprune.pruning.groups import restrict
-from autoprune.pruning.plan import Plan
+from autoprune.pruning.masks import count_nonzero, masked, masks_of
+from autoprune.pruning.plan import FineTune, Plan
 from autoprune.pruning.reconstruct import reconstructed
 from autoprune.pruning.steps import steps_of
 from autoprune.pruning.weights import save_model
 from autoprune.training.calibrate import recalibrate
-from autoprune.training.finetune import finetune, scored
+from autoprune.training.finetune import Epoch, finetune, scored
+from autoprune.training.regularise import StayingZero
 from autoprune.workbench import Job, Workbench
 
 RECALIBRATION_SAMPLES = 512
@@ -41,19 +43,18 @@ def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, 
     clock = _Clock()
     wanted = Plan.from_json(plan)
     with clock("load"):
-        source = _Source(model=bench.model(parent), kept=bench.kept(parent), name=parent)
+        source = _Source(
+            model=bench.model(parent),
+            widths=bench.widths(parent),
+            kept=bench.kept(parent),
+            name=parent,
+        )
     *earlier, last = steps_of(wanted, source.widths)
     for number, step in enumerate(earlier, 1):
         source = _pruned(bench, wanted, source, step.widths, clock)
         tuning = replace(wanted.finetune, epochs=step.epochs)
         with clock("train"):
-            for epoch in finetune(
-                source.model,
-                bench.task,
-                tuning,
-                teacher=bench.teacher,
-                seed=seed + STEP_SEED * number,
-            ):
+            for epoch in _trained(bench, source.model, tuning, seed=seed + STEP_SEED * number):
                 if not (yield {"step": number, "epoch": epoch.epoch, "valid": epoch.valid}):
                     return None
     reached = _pruned(bench, wanted, source, last.widths, clock)
@@ -63,7 +64,7 @@ def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, 
     if not (yield {"epoch": 0, "valid": valid}):
         return None
     with clock("train"):
-        for epoch in finetune(model, bench.task, tuning, teacher=bench.teacher, seed=seed):
+        for epoch in _trained(bench, model, tuning, seed=seed):
             valid = epoch.valid
             if not (yield {"epoch": epoch.epoch, "valid": valid, "loss": epoch.loss}):
                 return None
@@ -71,10 +72,10 @@ def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, 
         save_model(bench.store.weights(name), model)
     return {
         "valid": valid,
-        "params": sum(p.numel() for p in model.parameters()),
+        "params": count_nonzero(model, bench.grouping.weights.values()),
         "macs": bench.cost.macs(wanted.widths),
         "size_bytes": bench.store.weights(name).stat().st_size,
-        "plan": wanted.with_kept(reached.kept).to_json(),
+        "plan": replace(wanted, kept=reached.kept).to_json(),
         "seconds": clock.seconds,
     }
 
@@ -84,14 +85,11 @@ class _Source:
     """A model on its way to the plan's widths."""
 
     model: nn.Module
-    kept: Mapping[str, tuple[int, ...]]
-    """Which of the dense channels it has."""
+    widths: Mapping[str, int]
+    kept: Mapping[str, tuple[int, ...]] | None
+    """Which of the dense channels it has; None where single weights are pruned."""
     name: str | None
     """The finished candidate whose weights these are, None once they are no one's."""
-
-    @property
-    def widths(self) -> dict[str, int]:
-        return {name: len(kept) for name, kept in self.kept.items()}
 
 
 def _pruned(
@@ -100,11 +98,18 @@ def _pruned(
     """Score the source's channels, cut it to `widths`, and mend what can be without training."""
     if widths == source.widths:
         return source
+    if source.kept is None:
+        return _masked(bench, plan, source, widths, clock)
     grouping = restrict(bench.grouping, source.kept)
     with clock("score"):
         scores = bench.scores(plan.criterion, source.model, grouping, name=source.name)
     with clock("cut"):
-        chosen = {n: top_channels(scores.groups[n], width) for n, width in widths.items()}
+        chosen = {
+            name: tuple(range(widths[name]))
+            if name in grouping.blocks
+            else top_channels(scores.groups[name], widths[name])
+            for name in grouping.channels
+        }
         whole = source.model
         if plan.criterion in COMPENSATED:
             whole = compensated(whole, grouping, chosen, scores.input_means)
@@ -115,8 +120,37 @@ def _pruned(
             model = reconstructed(source.model, model, grouping, chosen, inputs)
     with clock("calibrate"):
         recalibrate(model, _batches(bench))
-    kept = {n: tuple(source.kept[n][i] for i in chosen[n]) for n in widths}
-    return _Source(model=model, kept=kept, name=None)
+    # A block that the source lacks is not among what was chosen from.
+    kept = {n: tuple(source.kept[n][i] for i in chosen.get(n, ())) for n in widths}
+    return _Source(model=model, widths=dict(widths), kept=kept, name=None)
+
+
+def _masked(
+    bench: Workbench, plan: Plan, source: _Source, widths: Mapping[str, int], clock: _Clock
+) -> _Source:
+    """Score the source's single weights, and set to zero what goes."""
+    with clock("score"):
+        scores = bench.weight_scores(plan.criterion, source.model)
+    with clock("cut"):
+        model = masked(source.model, bench.grouping, scores, widths, plan.granularity)
+    with clock("calibrate"):
+        recalibrate(model, _batches(bench))
+    return _Source(model=model, widths=dict(widths), kept=None, name=None)
+
+
+def _trained(
+    bench: Workbench, model: nn.Module, settings: FineTune, *, seed: int
+) -> Iterator[Epoch]:
+    """Fine-tune; single weights that were pruned stay zero."""
+    zeros = masks_of(model, bench.grouping)
+    return finetune(
+        model,
+        bench.task,
+        settings,
+        teacher=bench.teacher,
+        seed=seed,
+        regulariser=StayingZero(model, zeros) if zeros else None,
+    )
 
 
 def _batches(bench: Workbench) -> Iterator[Any]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.evaluation import evaluate as evaluate
 from autoprune.pruning.cut import check_state
@@ -44,8 +45,12 @@ def prepare_dense(bench: Workbench) -> Job:
     valid = scored(study.task, model, settings.epochs, settings)
     save_model(bench.store.weights(DENSE), model)
     bench.store.scores(DENSE).unlink(missing_ok=True)  # of a run that did not get further
-    fisher = bench.scores("fisher", model, bench.grouping, name=DENSE).groups
-    lamp = bench.scores("lamp", model, bench.grouping, name=DENSE).groups
+    lamp: Mapping[str, Tensor] = {}
+    if bench.grouping.weights:
+        fisher: Mapping[str, Tensor] = bench.weight_scores("fisher", model)
+    else:
+        fisher = bench.scores("fisher", model, bench.grouping, name=DENSE).groups
+        lamp = bench.scores("lamp", model, bench.grouping, name=DENSE).groups
     return {
         "valid": valid,
         "params": bench.cost.params(bench.grouping.channels),
@@ -103,6 +108,7 @@ def export(bench: Workbench, *, name: str, weights: str, folder: str) -> Job:
             "trial": candidate.trial,
             "dense": fingerprint(bench.grouping),
         },
+        zeroed=tuple(bench.grouping.weights.values()),
     )
     return {"test": test, "formats": exported.formats, "problems": exported.problems}
 

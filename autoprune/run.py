@@ -15,7 +15,6 @@ from autoprune import jobs
 from autoprune.errors import AutopruneError
 from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter
-from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import fingerprint
 from autoprune.results.result import SearchResult
@@ -75,11 +74,13 @@ def search(
     model = jobs.dense_model(loaded)
     grouping = prunable_groups(loaded, model)
     space = SearchSpace(
-        channels=grouping.channels,
+        channels={g.name: g.channels for g in grouping.groups},
         space=loaded.space,
         has_dropout=bool(dropout_layers(model)),
         fixed_batch_size=getattr(loaded.task, "fixed_batch_size", None),
+        blocks=grouping.blocks,
     )
+    _check_room(space)
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     known = store.open(_identity(loaded, grouping, space, chosen))
     with store.locked():
@@ -104,13 +105,7 @@ def search(
 
 def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:
     """Find the channel groups of the study's model; raise `AutopruneError` if there are none."""
-    grouping = find_groups(
-        model,
-        study.example,
-        keep=study.keep,
-        prune_inputs=study.prune_inputs,
-        embeddings=study.prune_embeddings,
-    )
+    grouping = study.find_groups(model)
     if not grouping.groups:
         reasons = "; ".join(f"{b.layer}: {b.reason}" for b in grouping.blocked[:4])
         raise AutopruneError(
@@ -118,6 +113,19 @@ def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:
             f"but this one has none ({reasons or 'it has no layers with weights'})."
         )
     return grouping
+
+
+def _check_room(space: SearchSpace) -> None:
+    """Raise `AutopruneError` if the rules for widths leave no group anything to lose."""
+    if all(len(widths) == 1 for widths in space.allowed.values()):
+        rules = ", ".join(
+            f"{name}={getattr(space.space, name)!r}"
+            for name in ("round_to", "min_width", "max_sparsity")
+        )
+        raise AutopruneError(
+            f"At least one group must be allowed to lose channels, but with {rules} none of the "
+            f"{len(space.allowed)} is. The widest has {max(space.channels.values())} channels."
+        )
 
 
 def _identity(

@@ -155,7 +155,7 @@ class SearchRun:
             self.cost,
             sensitivity=dense.sensitivity,
             lamp=dense.lamp,
-            lowest=self.space.minimum_widths(),
+            allowed=self.space.allowed,
         )
         return make_sampler(
             self.settings.sampler,
@@ -227,7 +227,7 @@ class SearchRun:
         return Dense(
             score=Score(**{f: value[f] for f in Score.__dataclass_fields__}),
             sensitivity=value["sensitivity"],
-            lamp=value["lamp"],
+            lamp=value.get("lamp", {}),
         )
 
     def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.criteria import CRITERIA, Criterion, get_criterion, score_groups
 from autoprune.pruning.cut import load_state
-from autoprune.pruning.evidence import collect
+from autoprune.pruning.evidence import Evidence, collect
 from autoprune.pruning.forward import batch_size_of
 from autoprune.pruning.groups import Grouping
+from autoprune.pruning.masks import weight_scores
 from autoprune.pruning.weights import load_tensors, save_tensors
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE
@@ -72,15 +73,31 @@ class Workbench:
     def model(self, name: str) -> nn.Module:
         """Return a fresh copy of a finished candidate's model (or the dense one) on the device."""
         state = load_tensors(self.store.weights(name))
-        return load_state(self.untrained, state).to(self.device)
+        kept = self.kept(name)
+        dropped = () if kept is None else self.grouping.dropped(kept)
+        return load_state(self.untrained, state, dropped=dropped).to(self.device)
 
-    def kept(self, name: str) -> Mapping[str, tuple[int, ...]]:
-        """Return which dense channels a finished candidate has."""
+    def kept(self, name: str) -> Mapping[str, tuple[int, ...]] | None:
+        """Return which dense channels a finished candidate has; None if weights are pruned."""
+        if self.grouping.weights:
+            return None
         if name == DENSE:
             return self.grouping.all_kept()
         kept = self.store.load_candidate(name).plan.kept
         assert kept is not None, "a finished candidate's plan has its kept channels"
         return kept
+
+    def widths(self, name: str) -> dict[str, int]:
+        """Return the widths of a finished candidate, or of the dense model."""
+        if name == DENSE:
+            return self.grouping.channels
+        return dict(self.store.load_candidate(name).plan.widths)
+
+    def weight_scores(self, criterion: str, model: nn.Module) -> dict[str, Tensor]:
+        """Score every single weight of a model, on its own weights."""
+        chosen = get_criterion(criterion)
+        evidence = self._evidence(model, self.grouping, [chosen])
+        return weight_scores(criterion, evidence, self.grouping)
 
     def scores(
         self, criterion: str, model: nn.Module, grouping: Grouping, *, name: str | None
@@ -92,7 +109,7 @@ class Workbench:
         """
         chosen = get_criterion(criterion)
         if not chosen.needs_data:
-            evidence = collect(model, grouping, seed=self.study.seed)
+            evidence = self._evidence(model, grouping, [chosen])
             return ChannelScores(groups=score_groups(criterion, evidence, grouping), input_means={})
         if name is None:
             found = self._measured([chosen], model, grouping)
@@ -116,7 +133,22 @@ class Workbench:
         self, criteria: list[Criterion], model: nn.Module, grouping: Grouping
     ) -> dict[str, Tensor]:
         """Return scores as ``criterion/group``, and the readers' mean inputs."""
-        evidence = collect(
+        evidence = self._evidence(model, grouping, criteria)
+        scores = {
+            f"{criterion.name}/{group}": score
+            for criterion in criteria
+            for group, score in score_groups(criterion.name, evidence, grouping).items()
+        }
+        means = {f"{INPUT_MEANS}/{tensor}": s.mean for tensor, s in evidence.inputs.items()}
+        return scores | means
+
+    def _evidence(
+        self, model: nn.Module, grouping: Grouping, criteria: Sequence[Criterion]
+    ) -> Evidence:
+        """Gather what criteria need: weights alone, or a calibration pass."""
+        if not any(c.needs_data for c in criteria):
+            return collect(model, grouping, seed=self.study.seed)
+        return collect(
             model,
             grouping,
             batches=self.training_batches(
@@ -127,13 +159,6 @@ class Workbench:
             moments=any(c.needs_moments for c in criteria),
             seed=self.study.seed,
         )
-        scores = {
-            f"{criterion.name}/{group}": score
-            for criterion in criteria
-            for group, score in score_groups(criterion.name, evidence, grouping).items()
-        }
-        means = {f"{INPUT_MEANS}/{tensor}": s.mean for tensor, s in evidence.inputs.items()}
-        return scores | means
 
     def training_batches(self, *, samples: int, batch_size: int) -> Iterator[Batch]:
         """Yield the same few training batches every time."""

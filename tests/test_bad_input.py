@@ -121,6 +121,9 @@ class Net(nn.Sequential):
         super().__init__(nn.Linear(64, 10))
 """
 
+SPACE = "Settings = Space\nSpace = lambda **given: Settings(**given, {})"
+"""Gives the study's space one more setting."""
+
 BAD = {
     # --- the study file ---
     "no such study": Bad(
@@ -191,6 +194,21 @@ BAD = {
         command="search study.py",
         prepare=study(after="Space(lr=(1e-2, 1e-3))"),
         words=("`space.lr`", "low < high", "(0.01, 0.001)"),
+    ),
+    "fewest channels of a group there is not": Bad(
+        command="search study.py --out out",
+        prepare=study(before=SPACE.format("min_width={'body.3': 8}")),
+        words=("`space.min_width`", "Unknown group 'body.3'", "Did you mean 'body."),
+    ),
+    "fewest channels above a group's own": Bad(
+        command="search study.py --out out",
+        prepare=study(before=SPACE.format("min_width={'body.2': 17}")),
+        words=("`space.min_width`", "'body.2' has 16 and 17", "Lower it"),
+    ),
+    "widths rounded to more than there is": Bad(
+        command="search study.py --out out",
+        prepare=study(before=SPACE.format("round_to=32")),
+        words=("allowed to lose channels", "round_to=32", "24 channels"),
     ),
     # --- the checkpoint ---
     "no such checkpoint": Bad(

@@ -1,13 +1,17 @@
 """What a plan costs, exactly, from its widths alone: no model is built to know it.
 
 Every tensor dimension is linear in the widths of the groups that run through it, so a parameter's
-size is a product of linear functions, and thousands of plans are costed in one sweep.
+size is a product of linear functions: a constant factor, times one for each dimension that groups
+run through. Tensors with the same functions are counted together, so that a network of hundreds
+of tensors is a sum of few products, and thousands of plans are costed in one sweep.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,33 +36,61 @@ class CostModel:
     """
 
     def __init__(self, grouping: Grouping) -> None:
+        self.groups = [g.name for g in grouping.groups]
         self.names = list(grouping.channels)
+        """Columns of a plan's row: the groups, then the blocks."""
         self.channels: Widths = np.array(list(grouping.channels.values()), dtype=np.int64)
-        weights = grouping.weights.values()
-        self._shapes = {
-            name: (math.prod(shape),) if name in weights else shape
-            for name, shape in grouping.shapes.items()
-        }
-        self._positions = grouping.positions
-        self._products = grouping.products
+        self._columns = {name: i for i, name in enumerate(self.names)}
+        self._forms: dict[tuple[int, ...], int] = {}  # (extent, entries per channel of each group)
+        totals: dict[tuple[int, ...], list[Fraction]] = {}  # forms -> [parameters, MACs]
+        entries = self._entries_per_channel(grouping)
+        inside = {b: f"{module_of(b)}." for b in grouping.blocks}
+        for name, shape in _shapes(grouping).items():
+            factor, through = 1, []
+            for dim, extent in enumerate(shape):
+                per_group = entries.get((name, dim))
+                if per_group is None:
+                    factor *= extent
+                else:
+                    through.append(self._form(extent, per_group))
+            # A tensor inside a block is there if the block is.
+            through += [
+                self._form(1, {b: 1}) for b, path in inside.items() if name.startswith(path)
+            ]
+            known = totals.setdefault(tuple(sorted(through)), [Fraction(0), Fraction(0)])
+            known[0] += factor
+            known[1] += factor * grouping.positions.get(name, 0)
+        for product in grouping.products:
+            totals.setdefault(self._through(product), [Fraction(0), Fraction(0)])[1] += (
+                product.times
+            )
+        self._params = _whole({through: pair[0] for through, pair in totals.items()})
+        self._macs = _whole({through: pair[1] for through, pair in totals.items()})
         self._activations = grouping.activations
-        self._alive = _alive_together(grouping.activations)
-        # (tensor, dim) -> how many entries one channel of each group has there
-        self._entries: dict[tuple[str, int], Widths] = {}
-        for column, group in enumerate(grouping.groups):
+        self._made = [self._through(a.product) for a in grouping.activations]
+        table = np.array(list(self._forms), dtype=np.int64).reshape(-1, 1 + len(self.names))
+        self._extents: Widths = table[:, 0]
+        # Whole numbers far below 2^53, so that the fast product of floats is exact.
+        self._per_channel = table[:, 1:].T.astype(np.float64)
+
+    def _form(self, extent: int, entries: Mapping[str, int]) -> int:
+        """Return the number of the linear function that is `extent` for the dense widths."""
+        key = (extent, *(entries.get(name, 0) for name in self.names))
+        return self._forms.setdefault(key, len(self._forms))
+
+    def _through(self, product: Product) -> tuple[int, ...]:
+        return tuple(sorted(self._form(e.size, e.entries) for e in product.extents))
+
+    def _entries_per_channel(self, grouping: Grouping) -> dict[tuple[str, int], dict[str, int]]:
+        """Return, by (tensor, dim), how many entries one channel of each group has there."""
+        entries: dict[tuple[str, int], dict[str, int]] = {}
+        for group in grouping.groups:
             for piece in group.slices:
-                per_group = self._entries.setdefault(
-                    (piece.tensor, piece.dim), np.zeros(len(self.names), dtype=np.int64)
-                )
-                per_group[column] += piece.index.shape[1]
-            if group.name in grouping.weights:  # a channel is a single weight
-                one = np.zeros(len(self.names), dtype=np.int64)
-                one[column] = 1
-                self._entries[(grouping.weights[group.name], 0)] = one
-        self._inside = {
-            name: [i for i, n in enumerate(self.names) if _is_inside(name, n, grouping)]
-            for name in grouping.shapes
-        }
+                known = entries.setdefault((piece.tensor, piece.dim), {})
+                known[group.name] = known.get(group.name, 0) + piece.index.shape[1]
+        for name, tensor in grouping.weights.items():  # a channel is a single weight
+            entries[(tensor, 0)] = {name: 1}
+        return entries
 
     def row(self, widths: Mapping[str, int]) -> Widths:
         """Return `widths` as a row in group order."""
@@ -72,67 +104,75 @@ class CostModel:
         """Count its multiply-accumulates per sample: convolutions and matrix products."""
         return int(self.macs_of(self.row(widths)[None])[0])
 
-    def params_of(self, rows: Widths) -> Widths:
-        """Count parameters for many plans: `rows` is [plans, groups], the result [plans]."""
-        total = np.zeros(len(rows), dtype=np.int64)
-        for name in self._shapes:
-            total += self._numel(name, rows)
-        return total
-
-    def macs_of(self, rows: Widths) -> Widths:
-        """Count multiply-accumulates for many plans: `rows` is [plans, groups]."""
-        total = np.zeros(len(rows), dtype=np.int64)
-        for name, positions in self._positions.items():
-            total += positions * self._numel(name, rows)
-        for product in self._products:
-            total += self._value(product, rows)
-        return total
-
     def memory(self, widths: Mapping[str, int]) -> int:
         """Return the peak memory of activations for one sample, in bytes: run layer by layer.
 
-        Every tensor counts from when it is made until it was last needed, none of the model's
-        parameters and none of its inputs.
+        Every tensor counts from when it is made until it was last needed; the model's parameters
+        and inputs do not.
         """
         return int(self.memory_of(self.row(widths)[None])[0])
 
+    def params_of(self, rows: Widths) -> Widths:
+        """Count parameters for many plans: `rows` is [plans, groups], the result [plans]."""
+        return self._sum(self._params, self._sizes(rows))
+
+    def macs_of(self, rows: Widths) -> Widths:
+        """Count multiply-accumulates for many plans: `rows` is [plans, groups]."""
+        return self._sum(self._macs, self._sizes(rows))
+
     def memory_of(self, rows: Widths) -> Widths:
         """Return the peak activation memory of many plans: `rows` is [plans, groups]."""
-        sizes = [self._value(a.product, rows) for a in self._activations]
+        sizes = self._sizes(rows)
+        each: list[Widths] = [
+            sizes[list(through)].prod(0)
+            * made.product.times.numerator
+            // made.product.times.denominator
+            for through, made in zip(self._made, self._activations, strict=True)
+        ]
         peak = np.zeros(len(rows), dtype=np.int64)
         for alive in self._alive:
-            peak = np.maximum(peak, sum((sizes[i] for i in alive), np.zeros_like(peak)))
+            peak = np.maximum(peak, np.sum([each[i] for i in alive], axis=0))
         return peak
 
-    def _value(self, product: Product, rows: Widths) -> Widths:
-        value = np.ones(len(rows), dtype=np.int64)
-        for extent in product.extents:
-            entries = np.array([extent.entries.get(n, 0) for n in self.names], dtype=np.int64)
-            value *= extent.size - (self.channels - rows) @ entries
-        return value * product.times.numerator // product.times.denominator
+    @cached_property
+    def _alive(self) -> list[tuple[int, ...]]:
+        return _alive_together(self._activations)
 
-    def _numel(self, name: str, rows: Widths) -> Widths:
-        size = np.ones(len(rows), dtype=np.int64)
-        for dim, extent in enumerate(self._shapes[name]):
-            entries = self._entries.get((name, dim))
-            if entries is None:
-                size *= extent
-            else:
-                size *= extent - (self.channels - rows) @ entries
-        for column in self._inside[name]:
-            size *= rows[:, column]  # 0 once its block is dropped
-        return size
+    def _sizes(self, rows: Widths) -> Widths:
+        """Return each linear function's value for each plan, [functions, plans]."""
+        removed = (self.channels - rows).astype(np.float64) @ self._per_channel
+        return self._extents[:, None] - removed.T.astype(np.int64)
+
+    def _sum(self, products: _Products, sizes: Widths) -> Widths:
+        terms, divisor = products
+        total = np.zeros(sizes.shape[1], dtype=np.int64)
+        for through, times in terms:
+            total += times * sizes[list(through)].prod(0)
+        return total // divisor
 
 
-def _is_inside(tensor: str, name: str, grouping: Grouping) -> bool:
-    return name in grouping.blocks and tensor.startswith(f"{module_of(name)}.")
+_Products = tuple[list[tuple[tuple[int, ...], int]], int]
+"""Terms, each a number times a product of linear functions; and what their sum is divided by."""
+
+
+def _whole(totals: Mapping[tuple[int, ...], Fraction]) -> _Products:
+    divisor = math.lcm(*(times.denominator for times in totals.values()))
+    terms = [(through, int(times * divisor)) for through, times in totals.items() if times]
+    return terms, divisor
+
+
+def _shapes(grouping: Grouping) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of parameters; of those whose single weights are pruned, flattened."""
+    flat = set(grouping.weights.values())
+    return {n: (math.prod(s),) if n in flat else s for n, s in grouping.shapes.items()}
 
 
 def _alive_together(activations: Sequence[Activation]) -> list[tuple[int, ...]]:
     """Return the largest sets of activations that are needed at the same time."""
-    moments = {a.born for a in activations}
+    # What is alive only grows until something is needed for the last time.
+    moments = {a.last for a in activations}
     sets = {
         frozenset(i for i, a in enumerate(activations) if a.born <= moment <= a.last)
         for moment in moments
     }
-    return [tuple(sorted(s)) for s in sets if not any(s < other for other in sets)]
+    return [tuple(sorted(s)) for s in sets]

@@ -134,6 +134,7 @@ def collect(
         evidence.inputs, evidence.moments = readers.inputs, readers.moments
         if curvature:
             coupled = {s.tensor for g in grouping.groups for s in coupled_slices(g, parameters)}
+            coupled |= set(grouping.weights.values())
             asked = {n: p for n, p in parameters.items() if n in coupled}
             evidence.curvature = hessian_diagonal(model, asked, batches, loss, seed=seed)
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -159,7 +159,7 @@ def masks_of(model: nn.Module, grouping: Grouping) -> dict[str, Tensor]:
     }
 
 
-def count_nonzero(model: nn.Module, weights: Sequence[str]) -> int:
+def count_nonzero(model: nn.Module, weights: Iterable[str]) -> int:
     """Count a model's parameters, of the tensors in `weights` those that are not zero."""
     masked_ones = set(weights)
     return sum(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from autoprune.pruning.windows import rows_at, some_places, some_rows, windows
+from autoprune.pruning.rows import rows_at, some_places, some_rows, windows_of
 
 MOST_ENTRIES = 3_072
 """Layers that read more are left out: channels of 1 entry are eliminated in 10 s on one core from
@@ -74,5 +74,5 @@ def input_rows(layer: nn.Module, read: Tensor, generator: torch.Generator) -> Te
     spatial = layer.weight.dim() - 2
     if read.dim() == spatial + 1:  # a single sample
         read = read[None]
-    seen = read if isinstance(layer, _ConvTransposeNd) else windows(layer, read)
+    seen = read if isinstance(layer, _ConvTransposeNd) else windows_of(layer, read)
     return rows_at(seen, some_places(seen.shape[2 : 2 + spatial], generator))

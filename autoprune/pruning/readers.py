@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -130,12 +131,16 @@ class Readers:
         self._wants_moments = moments
         self._generator = torch.Generator().manual_seed(0)
         self._model = model
+        self._weights = tuple(grouping.weights.values())
         self._slices = {g.name: [s for s in g.slices if s.role == "in"] for g in grouping.groups}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._products: dict[str, Tensor] = {}
 
     def __enter__(self) -> Readers:
         pieces = {(s.tensor, s.dim): s for slices in self._slices.values() for s in slices}
+        for tensor in self._weights:  # single weights are pruned: each of them reads
+            nothing = np.empty((0, 1), dtype=np.int64)
+            pieces[(tensor, 1)] = Slice(tensor=tensor, dim=1, role="in", index=nothing)
         for piece in pieces.values():
             for layer in reading_layers(self._model, piece):
                 hook = self._watch(piece.tensor)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -23,7 +22,7 @@ from autoprune.pruning.forward import call, shared_names
 from autoprune.pruning.groups import Grouping, Kept, removed_entries
 from autoprune.pruning.layers import picked
 from autoprune.pruning.readers import channel_dim, first_input
-from autoprune.pruning.windows import rows_at, some_places, some_rows, windows
+from autoprune.pruning.rows import sampled_rows
 
 MOST_UNKNOWNS = 8_192
 """Layers with more weights per output are left: their normal equations would take over 0.5 GB."""
@@ -63,9 +62,10 @@ def reconstructed(
     with torch.no_grad():
         parent.eval()
         small.eval()
-        for name, stays in _in_forward_order(small, _targets(small, grouping, kept), batches[:1]):
+        targets = _targets(small, grouping, kept)
+        for name, times in _in_forward_order(small, list(targets), batches[:1]).items():
             layers = (parent.get_submodule(name), small.get_submodule(name))
-            equations = _equations(parent, small, layers, stays, batches)
+            equations = _equations((parent, small), layers, targets[name], batches, times)
             change = None if equations is None else _best_change(*equations)
             if change is not None:
                 _apply(layers[1], change)
@@ -102,27 +102,37 @@ def _unknowns(layer: nn.Module) -> int:
 
 
 def _in_forward_order(
-    model: nn.Module, targets: dict[str, Tensor], batches: Sequence[Any]
-) -> list[tuple[str, Tensor]]:
-    """Return the targets that `model` calls, first called first."""
-    called: dict[str, None] = {}
+    model: nn.Module, names: Sequence[str], batches: Sequence[Any]
+) -> dict[str, int]:
+    """Return how often `model` calls each layer that it calls at all, first called first."""
+    called: dict[str, int] = {}
 
     def note(name: str) -> Callable[..., None]:
-        return lambda *_: called.setdefault(name)
+        def after(*_: object) -> None:
+            called[name] = called.get(name, 0) + 1
 
-    hooks = [model.get_submodule(n).register_forward_hook(note(n)) for n in targets]
+        return after
+
+    hooks = [model.get_submodule(n).register_forward_hook(note(n)) for n in names]
     try:
         for batch in batches:
             call(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
-    return [(name, targets[name]) for name in called]
+    return called
+
+
+class _Reached(BaseException):
+    """The layer has been called as often as it will be: no need to run the rest of the model."""
 
 
 @contextmanager
-def _watching(layer: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Collect the input and output of each call of `layer`: copies, as others may write there."""
+def _watching(layer: nn.Module, times: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collect the input and output of each call of `layer`: copies, as others may write there.
+
+    After the last of so many `times`, `_Reached` is raised.
+    """
     calls: list[tuple[Tensor, Tensor]] = []
     before: list[Tensor | None] = []
 
@@ -134,6 +144,8 @@ def _watching(layer: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
         given = before.pop()
         if given is not None and isinstance(output, Tensor):
             calls.append((picked(layer, given), output.clone()))
+        if len(calls) == times:
+            raise _Reached
 
     hooks = (
         layer.register_forward_pre_hook(enter, with_kwargs=True),
@@ -190,25 +202,26 @@ class _Normal:
 
 
 def _equations(
-    parent: nn.Module,
-    small: nn.Module,
+    models: tuple[nn.Module, nn.Module],
     layers: tuple[nn.Module, nn.Module],
     stays: Tensor,
     batches: Sequence[Any],
+    times: int,
 ) -> tuple[_Normal, _Normal] | None:
-    """Run both models and return the equations to fit and those held out."""
+    """Run both models up to a layer; return the equations to fit and those held out."""
     generator = torch.Generator().manual_seed(0)
     fit: _Normal | None = None
     held_out: _Normal | None = None
     for batch in batches:
-        with _watching(layers[0]) as before, _watching(layers[1]) as now:
-            call(parent, batch)
-            call(small, batch)
+        with _watching(layers[0], times) as before, _watching(layers[1], times) as now:
+            for model in models:
+                with suppress(_Reached):
+                    call(model, batch)
         if len(before) != len(now):
             return None  # the two take different ways
         for (_, whole), (given, got) in zip(before, now, strict=True):
             wanted = whole.index_select(channel_dim(layers[1], whole), stays.to(whole.device))
-            rows = _sampled_rows(layers[1], given, got, wanted, generator)
+            rows = sampled_rows(layers[1], given, got, wanted, generator)
             if rows is None:
                 return None
             x, missing = rows
@@ -238,58 +251,3 @@ def _apply(layer: nn.Module, change: Tensor) -> None:
         bias.add_(change[-1].to(bias.dtype))
         change = change[:-1]
     weight.add_(change.T.reshape(weight.shape).to(weight.dtype))
-
-
-# --- rows ---------------------------------------------------------------------------------------
-
-
-def _sampled_rows(
-    layer: nn.Module, given: Tensor, got: Tensor, wanted: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor] | None:
-    """Return inputs [rows, weights per output] and what is missing [rows, outputs].
-
-    None if the layer's output is not its weight times its input plus its bias.
-    """
-    if got.shape != wanted.shape:
-        return None
-    if isinstance(layer, nn.Linear):
-        rows = _linear_rows(given, got, wanted, generator)
-    else:
-        assert isinstance(layer, _ConvNd)
-        found = _convolution_rows(layer, given, got, wanted, generator)
-        if found is None:
-            return None
-        rows = found
-    x, answer, target = rows
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    own = F.linear(x, weight.flatten(1), layer.bias)
-    if not torch.allclose(own, answer, rtol=0, atol=1e-2 * float(answer.abs().max())):
-        return None
-    return x, target - answer
-
-
-_Rows = tuple[Tensor, Tensor, Tensor]
-
-
-def _linear_rows(given: Tensor, got: Tensor, wanted: Tensor, generator: torch.Generator) -> _Rows:
-    x, answer, target = (t.reshape(-1, t.shape[-1]) for t in (given, got, wanted))
-    chosen = some_rows(len(x), given.shape[0] if given.dim() > 1 else 1, generator)
-    if chosen is None:
-        return x, answer, target
-    chosen = chosen.to(x.device)
-    return x[chosen], answer[chosen], target[chosen]
-
-
-def _convolution_rows(
-    layer: _ConvNd, given: Tensor, got: Tensor, wanted: Tensor, generator: torch.Generator
-) -> _Rows | None:
-    spatial = layer.weight.dim() - 2
-    if given.dim() == spatial + 1:  # a single sample
-        given, got, wanted = given[None], got[None], wanted[None]
-    seen = windows(layer, given)
-    sizes = seen.shape[2 : 2 + spatial]
-    if sizes != got.shape[2:]:
-        return None
-    places = some_places(sizes, generator)
-    return rows_at(seen, places), rows_at(got, places), rows_at(wanted, places)

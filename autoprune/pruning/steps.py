@@ -56,4 +56,6 @@ def steps_of(plan: Plan, parent: Mapping[str, int]) -> list[Step]:
 
 
 def _between(start: int, end: int, share: float) -> int:
+    if not end:  # a block, dropped in the last step
+        return start
     return max(end, round(start * math.exp(share * math.log(end / start))))

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoprune.pruning.cost import CostModel
-from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Blocked, ChannelGroup
 from autoprune.searching.space import SearchSpace
 from autoprune.study import PruningStudy
@@ -46,17 +45,14 @@ class Diagnosis:
 
 def diagnose(study: PruningStudy) -> Diagnosis:
     """Find a study's groups and what they are worth."""
-    grouping = find_groups(
-        study.build(),
-        study.example,
-        keep=study.keep,
-        prune_inputs=study.prune_inputs,
-        embeddings=study.prune_embeddings,
-    )
+    grouping = study.find_groups(study.build())
     cost = CostModel(grouping)
     dense = grouping.channels
     params = cost.params(dense)
-    space = SearchSpace(channels=dense, space=study.space, has_dropout=False)
+    groups = {g.name: g.channels for g in grouping.groups}
+    space = SearchSpace(
+        channels=groups, blocks=grouping.blocks, space=study.space, has_dropout=False
+    )
     return Diagnosis(
         study=study.name,
         params=params,

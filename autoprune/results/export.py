@@ -7,10 +7,8 @@ from the model in memory, and compared in a clean process before anything counts
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +16,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.files import write_json
 from autoprune.pruning.forward import (
     batch_size_of,
     call,
-    count_params,
     map_tensors,
     randomised,
     tensors_of,
 )
+from autoprune.pruning.masks import count_nonzero
 from autoprune.pruning.plan import Plan
 from autoprune.pruning.weights import load_tensors, save_model, save_tensors
 from autoprune.results.load import PLAN, WEIGHTS, checksum
+from autoprune.training.programs import at_batch, export_program, save_onnx
 
 PROGRAM, ONNX, METRICS = "model.pt2", "model.onnx", "metrics.json"
 TOLERANCE = 1e-4
@@ -51,7 +49,13 @@ class Exported:
 
 
 def export_model(
-    model: nn.Module, folder: Path, *, example: Any, plan: Plan, about: Mapping[str, Any]
+    model: nn.Module,
+    folder: Path,
+    *,
+    example: Any,
+    plan: Plan,
+    about: Mapping[str, Any],
+    zeroed: Sequence[str] = (),
 ) -> Exported:
     """Write `model` to `folder` in every format, with the reference that proves them.
 
@@ -62,12 +66,20 @@ def export_model(
         free in the exported programs where the model allows it.
     about
         JSON-able facts that go into ``plan.json``.
+    zeroed
+        Parameters of which single weights were pruned: only those that are not zero count.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = model.cpu().eval()
     digest = save_model(folder / WEIGHTS, model)
-    params = count_params(model)
-    content = {**about, "params": params, "sha256": digest, **plan.to_json()}
+    params = count_nonzero(model, zeroed)
+    content = {
+        **about,
+        "params": params,
+        "zeroed": list(zeroed),
+        "sha256": digest,
+        **plan.to_json(),
+    }
     write_json(folder / PLAN, {**content, "checksum": checksum(content)})
     example = map_tensors(lambda t: t.detach().cpu(), example)
     formats, problems = ["safetensors"], []
@@ -80,7 +92,7 @@ def export_model(
         problems.append(f"pt2: {first_line(error)}")
     if program is not None:
         try:
-            _save_onnx(program, folder / ONNX)
+            save_onnx(program, folder / ONNX)
             formats.append("onnx")
         except Exception as error:
             problems.append(f"onnx: {first_line(error)}")
@@ -138,69 +150,13 @@ def differs(model: nn.Module, folder: Path) -> str | None:
 def _trace(model: nn.Module, example: Any) -> tuple[torch.export.ExportedProgram, bool]:
     """Export with a free batch dimension if the model allows it, else with the example's."""
     try:
-        roomy = _at_batch(example, max(batch_size_of(example), 2))
-        program = _export(model, roomy, dynamic=True)
+        roomy = at_batch(example, max(batch_size_of(example), 2))
+        program = export_program(model, roomy, dynamic=True)
         with torch.no_grad():
-            call(program.module(), _at_batch(example, batch_size_of(roomy) + 1))
+            call(program.module(), at_batch(example, batch_size_of(roomy) + 1))
         return program, True
     except Exception:  # whatever the reason, the fixed batch is the alternative
-        return _export(model, example, dynamic=False), False
-
-
-def _export(model: nn.Module, example: Any, *, dynamic: bool) -> torch.export.ExportedProgram:
-    batch = batch_size_of(example)
-
-    def free(tensor: Tensor) -> Any:
-        return {0: Dim.AUTO} if tensor.dim() and tensor.shape[0] == batch else None
-
-    shapes = _shapes(free, example) if dynamic else None
-    args, kwargs = _arguments(example)
-    if shapes is not None and not isinstance(example, (Mapping, tuple, list)):
-        shapes = (shapes,)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
-
-
-def _shapes(free: Any, example: Any) -> Any:
-    if isinstance(example, Mapping):
-        return {key: _shapes(free, item) for key, item in example.items()}
-    if isinstance(example, (tuple, list)):
-        return tuple(_shapes(free, item) for item in example)
-    return free(example) if isinstance(example, Tensor) else None
-
-
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
-
-
-def _at_batch(example: Any, size: int) -> Any:
-    """Repeat or cut the example along the batch dimension to `size` samples."""
-    batch = batch_size_of(example)
-
-    def resized(tensor: Tensor) -> Tensor:
-        if not tensor.dim() or tensor.shape[0] != batch:
-            return tensor
-        return tensor[torch.arange(size) % batch]
-
-    return map_tensors(resized, example)
-
-
-def _save_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
-    # The exporter warns once per torchvision operator that is not installed: nobody's concern.
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exported = torch.onnx.export(program, dynamo=True, verbose=False)
-            assert exported is not None
-            exported.save(path)
-    finally:
-        quiet.setLevel(level)
+        return export_program(model, example, dynamic=False), False
 
 
 def reference_layout(folder: Path) -> Path:
@@ -211,7 +167,7 @@ def reference_layout(folder: Path) -> Path:
 def _save_reference(model: nn.Module, folder: Path, example: Any, *, dynamic: bool) -> None:
     """Write what the model in memory answers, at another batch size if that is free."""
     size = batch_size_of(example) + (3 if dynamic else 0)
-    inputs = _at_batch(randomised(example, seed=1), size)
+    inputs = at_batch(randomised(example, seed=1), size)
     with torch.no_grad():
         outputs = tensors_of(call(model, inputs))
     tensors = {f"input/{i}": t for i, t in enumerate(tensors_of(inputs))}

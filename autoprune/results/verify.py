@@ -33,7 +33,7 @@ def _faults(folder: Path, reference_file: Path, tolerance: float) -> Any:
         if not file.exists():
             continue
         try:
-            outputs, params = run(file, inputs, layout)
+            outputs, params = run(file, inputs, layout, plan["zeroed"])
         except Exception as error:
             yield f"{name}: {type(error).__name__}: {error}"
             continue
@@ -54,7 +54,9 @@ def _count(reference: dict[str, Any], prefix: str) -> int:
     return sum(name.startswith(f"{prefix}/") for name in reference)
 
 
-def _run_program(file: Path, inputs: list[Any], layout: Any) -> tuple[list[Any], int | None]:
+def _run_program(
+    file: Path, inputs: list[Any], layout: Any, zeroed: list[str]
+) -> tuple[list[Any], int | None]:
     import torch
 
     program = torch.export.load(file)
@@ -65,10 +67,16 @@ def _run_program(file: Path, inputs: list[Any], layout: Any) -> tuple[list[Any],
             result = program.module()(*[_nest(v, inputs) for v in layout])
         else:
             result = program.module()(inputs[0])
-    return _flat(result), sum(p.numel() for p in program.parameters())
+    sizes = [
+        int(p.count_nonzero()) if name in zeroed else p.numel()
+        for name, p in program.named_parameters()
+    ]
+    return _flat(result), sum(sizes)
 
 
-def _run_onnx(file: Path, inputs: list[Any], layout: Any) -> tuple[list[Any], int | None]:
+def _run_onnx(
+    file: Path, inputs: list[Any], layout: Any, zeroed: list[str]
+) -> tuple[list[Any], int | None]:
     import onnxruntime
     import torch
 

@@ -1,10 +1,10 @@
 """How a size is spread over the groups: a structured family with few numbers.
 
-width_g = clip(s * C_g^eta * exp(beta * z_g + kappa * depth_g), lowest_g, C_g), where C_g is the
-dense group's size, z_g its standardised sensitivity, depth_g in [-1, 1] its place from input to
-output, and s is solved so that the plan has the wanted number of parameters. eta = 1 is a uniform
-ratio, eta = 0 a constant width. The other way is one threshold on the LAMP scores of all channels
-(Lee et al. 2021).
+width_g is the allowed width nearest to s * C_g^eta * exp(beta * z_g + kappa * depth_g), where C_g
+is the dense group's size, z_g its standardised sensitivity, depth_g in [-1, 1] its place from input
+to output, and s is solved so that the plan has the wanted number of parameters. eta = 1 is a
+uniform ratio, eta = 0 a constant width. The other way is one threshold on the LAMP scores of all
+channels (Lee et al. 2021).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.pruning.cost import CostModel, Widths
+from autoprune.searching.widths import allowed_widths, boundaries
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,6 +32,15 @@ class Shape:
 
 class Allocator:
     """Solves widths for a wanted number of parameters.
+
+    Parameters
+    ----------
+    sensitivity
+        By group; what is left out counts as 0.
+    lamp
+        By group, the LAMP score of each of its channels; without it there are no `lamp_widths`.
+    allowed
+        By group, the widths it may have, ascending; without it, all of them.
 
     Examples
     --------
@@ -49,15 +59,24 @@ class Allocator:
         *,
         sensitivity: Mapping[str, float] | None = None,
         lamp: Mapping[str, Sequence[float]] | None = None,
-        lowest: Mapping[str, int] | None = None,
+        allowed: Mapping[str, Widths] | None = None,
     ) -> None:
         self.cost = cost
-        count = len(cost.names)
-        self._lowest = cost.row(lowest) if lowest else np.ones(count, dtype=np.int64)
-        raw = np.array([(sensitivity or {}).get(name, 0.0) for name in cost.names])
-        self._z: Floats = (raw - raw.mean()) / (raw.std() or 1.0)
-        self._lamp: list[Floats] = [np.sort(np.array((lamp or {})[n])) for n in cost.names if lamp]
-        self._depth: Floats = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
+        every = allowed or dict(zip(cost.names, map(allowed_widths, cost.channels), strict=True))
+        # Blocks stay, whatever the size: they come after the groups, and nothing sways them.
+        block: Widths = np.ones(1, dtype=np.int64)
+        self._allowed = [every.get(name, block) for name in cost.names]
+        self._boundaries = [boundaries(widths) for widths in self._allowed]
+        self._lowest: Widths = np.array([widths[0] for widths in self._allowed], dtype=np.int64)
+        count = len(cost.groups)
+        raw = np.array([(sensitivity or {}).get(name, 0.0) for name in cost.groups])
+        depth = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
+        none = np.zeros(len(cost.names) - count)
+        self._z: Floats = np.concatenate([(raw - raw.mean()) / (raw.std() or 1.0), none])
+        self._depth: Floats = np.concatenate([depth, none])
+        self._lamp: list[Floats] = [
+            np.sort(np.array((lamp or {}).get(n, [np.inf]))) for n in cost.names if lamp
+        ]
 
     @property
     def dense_params(self) -> int:
@@ -79,18 +98,18 @@ class Allocator:
         ceiling = self.cost.row(at_most) if at_most else self.cost.channels
         tilt: Floats = np.exp(shape.beta * self._z + shape.kappa * self._depth)
         weights: Floats = self.cost.channels.astype(np.float64) ** shape.eta * tilt
-        low = float(np.log(0.5 / weights.max()))
-        high = float(np.log(2 * self.cost.channels.max() / weights.min()))
-        # All scales of a fine grid are costed at once; then once more between the best two.
-        for _ in range(3):
-            scales: Floats = np.linspace(low, high, 64).astype(np.float64)
-            rows = self._rows(scales, weights, ceiling)
-            fitting = np.flatnonzero(self.cost.params_of(rows) <= params)
-            if not len(fitting):
-                return self._named(np.minimum(self._lowest, ceiling))
-            best = int(fitting[-1])
-            low, high = float(scales[best]), float(scales[min(best + 1, len(scales) - 1)])
-        return self._named(self._rows(np.array([low], dtype=np.float64), weights, ceiling)[0])
+        # As s grows, widths change at these scales and nowhere else, and none of them falls.
+        steps = [halves / w for halves, w in zip(self._boundaries, weights, strict=True)]
+        scales = np.unique(np.concatenate(steps))
+        fitting, low, high = self._lowest, 0, len(scales)
+        while low < high:
+            middle = (low + high) // 2
+            row = self._row(float(scales[middle]), steps, ceiling)
+            if int(self.cost.params_of(row[None])[0]) <= params:
+                fitting, low = row, middle + 1
+            else:
+                high = middle
+        return self._named(np.minimum(fitting, ceiling))
 
     @property
     def knows_lamp(self) -> bool:
@@ -120,12 +139,18 @@ class Allocator:
 
     def _lamp_row(self, threshold: float, ceiling: Widths) -> Widths:
         kept = [len(s) - int(np.searchsorted(s, threshold)) for s in self._lamp]
-        wanted = np.array(kept, dtype=np.int64)
-        return np.minimum(np.maximum(wanted, self._lowest), ceiling)
+        # The widest allowed one of at most so many, or the narrowest there is.
+        places = [
+            max(int(np.searchsorted(a, k, side="right")) - 1, 0)
+            for a, k in zip(self._allowed, kept, strict=True)
+        ]
+        widths = [a[place] for a, place in zip(self._allowed, places, strict=True)]
+        return np.minimum(np.array(widths, dtype=np.int64), ceiling)
 
-    def _rows(self, scales: Floats, weights: Floats, ceiling: Widths) -> Widths:
-        wanted = np.rint(np.exp(scales)[:, None] * weights).astype(np.int64)
-        return np.minimum(np.maximum(wanted, self._lowest), ceiling)
+    def _row(self, scale: float, steps: Sequence[Floats], ceiling: Widths) -> Widths:
+        places = [np.searchsorted(s, scale, side="right") for s in steps]
+        widths = [a[place] for a, place in zip(self._allowed, places, strict=True)]
+        return np.minimum(np.array(widths, dtype=np.int64), ceiling)
 
     def _named(self, row: Widths) -> dict[str, int]:
         return dict(zip(self.cost.names, row.tolist(), strict=True))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -15,11 +17,16 @@ from optuna.distributions import (
 )
 
 from autoprune.errors import AutopruneError, unknown
+from autoprune.pruning.cost import Widths
 from autoprune.pruning.criteria import get_criterion
+from autoprune.pruning.groups import module_of
 from autoprune.pruning.plan import GRANULARITIES, FineTune, Granularity, Plan, Sparsify
+from autoprune.searching.widths import allowed_widths, nearest_width
 
-SPARSITY = "sparsity/"
+SPARSITY, DROP = "sparsity/", "drop/"
 NO_SPARSIFY = "none"
+WEIGHT_COUNTS = 512
+"""How many sizes a tensor may have whose single weights are pruned."""
 Range = float | tuple[float, float]
 """A fixed number, or (low, high) to search between."""
 
@@ -54,9 +61,9 @@ class Space:
     max_sparsity: float = 1.0
     """No group loses a larger share of its channels. At least one channel always stays."""
     round_to: int = 1
-    """Widths are multiples of it, where a group is that wide: 8 suits most hardware."""
+    """Widths are multiples of it, or dense: 8 suits most hardware. A narrower group keeps all."""
     min_width: int | Mapping[str, int] = 1
-    """Fewest channels of a group: of every one, or by name."""
+    """Fewest channels of a group: of every one (a narrower one keeps all), or by name."""
     sparsify: tuple[str, ...] = (NO_SPARSIFY,)
     """Sparsifiers to choose from; ``none`` cuts the parent as it is."""
     sparsify_epochs: int | tuple[int, int] = 3
@@ -66,6 +73,8 @@ class Space:
     """Numbers of pruning steps to choose from, with training between them."""
     reconstruct: bool | tuple[bool, ...] = False
     """Whether readers of pruned channels are refitted by least squares; both may be tried."""
+    depth: bool = False
+    """Whether residual blocks may be dropped whole."""
     granularity: Granularity = "channel"
     """``channel`` makes tensors smaller; ``weight`` and ``2:4`` set single weights to zero."""
 
@@ -74,6 +83,8 @@ class Space:
             value = getattr(self, f.name)
             if isinstance(value, list) or f.name in ("criteria", "sparsify"):
                 object.__setattr__(self, f.name, tuple(value))
+            elif isinstance(value, Mapping):
+                object.__setattr__(self, f.name, dict(value))
         for name in self.criteria:
             get_criterion(name)
         for name in _RANGES:
@@ -88,13 +99,29 @@ class Space:
                     f"`space.{name}` must be one or more whole numbers of at least 1, "
                     f"but is {getattr(self, name)!r}."
                 )
+        if not isinstance(self.depth, bool):
+            raise AutopruneError(f"`space.depth` must be True or False, but is {self.depth!r}.")
         if not all(isinstance(v, bool) for v in choices(self.reconstruct)):
             raise AutopruneError(
                 f"`space.reconstruct` must be True, False or both, but is {self.reconstruct!r}."
             )
         if self.granularity not in GRANULARITIES:
             raise unknown("granularity", self.granularity, GRANULARITIES)
+        if self.granularity != "channel":
+            self._check_single_weights()
         self._check_limits()
+
+    def _check_single_weights(self) -> None:
+        defaults = {f.name: f.default for f in fields(self)}
+        channels_only = ["sparsify", "reconstruct", "round_to", "min_width", "depth"]
+        if self.granularity == "2:4":
+            channels_only += ["steps", "max_sparsity"]
+        for name in channels_only:
+            if getattr(self, name) != defaults[name]:
+                raise AutopruneError(
+                    f"`space.{name}` must be left out with granularity {self.granularity!r}, "
+                    f"but is {getattr(self, name)!r}."
+                )
 
     def _check_limits(self) -> None:
         rules = {
@@ -162,20 +189,47 @@ class SearchSpace:
     """A study's space over one model's channel groups, as Optuna distributions.
 
     A trial's parameters alone give its plan: ``sparsity/<group>`` is the fraction of the dense
-    group's channels that go, rounded to whole channels, at least one of which stays.
+    group's channels that go, rounded to the nearest width that the space allows.
+
+    Raises
+    ------
+    AutopruneError
+        If `min_width` names a group that there is not, or asks for more channels than it has.
     """
 
     channels: Mapping[str, int]
+    """Dense widths of the channel groups."""
     space: Space
     has_dropout: bool
     fixed_batch_size: int | None = None
+    blocks: tuple[str, ...] = ()
+    """Residual blocks that may be dropped whole."""
+
+    @property
+    def dense_widths(self) -> dict[str, int]:
+        """Channels by group, and 1 for each block."""
+        return {**self.channels, **dict.fromkeys(self.blocks, 1)}
+
+    def __post_init__(self) -> None:
+        by_name = self.space.min_width
+        for name, width in by_name.items() if isinstance(by_name, Mapping) else ():
+            if name not in self.channels:
+                raise AutopruneError(f"`space.min_width`: {unknown('group', name, self.channels)}")
+            if width > self.channels[name]:
+                raise AutopruneError(
+                    f"`space.min_width` must be at most a group's channels, but {name!r} has "
+                    f"{self.channels[name]} and {width} are asked for. Lower it, or leave it out."
+                )
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return what is searched, in a fixed order."""
         found: dict[str, BaseDistribution] = {
-            f"{SPARSITY}{name}": FloatDistribution(0.0, self._most(count))
-            for name, count in self.channels.items()
+            f"{SPARSITY}{name}": FloatDistribution(0.0, self._most(name)) for name in self.channels
+        }
+        found |= {
+            f"{DROP}{module_of(block)}": CategoricalDistribution((False, True))
+            for block in self.blocks
         }
         found["criterion"] = CategoricalDistribution(self.space.criteria)
         for name in ("batch_size", "sparsify", "steps", "reconstruct"):
@@ -209,24 +263,54 @@ class SearchSpace:
             return self.space.sparsify != (NO_SPARSIFY,)
         return True
 
-    def _most(self, channels: int) -> float:
-        return min(self.space.max_sparsity, 1.0 - 1.0 / channels)
+    @cached_property
+    def allowed(self) -> dict[str, Widths]:
+        """The widths that each group may have, ascending."""
+        if self.space.granularity == "2:4":
+            return {n: np.array([count // 2, count]) for n, count in self.channels.items()}
+        if self.space.granularity == "weight":
+            return {n: self._weight_counts(count) for n, count in self.channels.items()}
+        least = self.space.min_width
+        return {
+            name: allowed_widths(
+                count,
+                lowest=max(
+                    least.get(name, 1) if isinstance(least, Mapping) else least,
+                    round((1.0 - self.space.max_sparsity) * count),
+                ),
+                round_to=self.space.round_to,
+            )
+            for name, count in self.channels.items()
+        }
+
+    def _weight_counts(self, count: int) -> Widths:
+        """Return how many of `count` weights may stay: a grid, as there may be millions."""
+        least = max(round((1.0 - self.space.max_sparsity) * count), 1)
+        grid = np.rint(np.geomspace(least, count, WEIGHT_COUNTS)).astype(np.int64)
+        return np.unique(grid)
+
+    def _most(self, name: str) -> float:
+        return min(self.space.max_sparsity, 1.0 - int(self.allowed[name][0]) / self.channels[name])
 
     def widths(self, params: Mapping[str, Any]) -> dict[str, int]:
         """Return the width of each group that a trial's parameters ask for."""
         return {
-            name: width_of(params[f"{SPARSITY}{name}"], count)
+            name: nearest_width((1.0 - params[f"{SPARSITY}{name}"]) * count, self.allowed[name])
             for name, count in self.channels.items()
-        }
+        } | {block: int(not params[f"{DROP}{module_of(block)}"]) for block in self.blocks}
 
     def minimum_widths(self) -> dict[str, int]:
-        """Return the narrowest widths the space allows."""
-        return {name: width_of(self._most(count), count) for name, count in self.channels.items()}
+        """Return the narrowest widths the space allows, no block dropped."""
+        narrowest = {name: int(allowed[0]) for name, allowed in self.allowed.items()}
+        return narrowest | dict.fromkeys(self.blocks, 1)
 
-    def sparsities(self, widths: Mapping[str, int]) -> dict[str, float]:
+    def sparsities(self, widths: Mapping[str, int]) -> dict[str, Any]:
         """Return the parameters that ask for `widths`."""
-        return {
-            f"{SPARSITY}{name}": min(1.0 - widths[name] / count, self._most(count))
+        dropped: dict[str, Any] = {
+            f"{DROP}{module_of(block)}": not widths[block] for block in self.blocks
+        }
+        return dropped | {
+            f"{SPARSITY}{name}": min(1.0 - widths[name] / count, self._most(name))
             for name, count in self.channels.items()
         }
 
@@ -279,15 +363,6 @@ class SearchSpace:
             reconstruct=bool(value("reconstruct")),
             granularity=self.space.granularity,
         )
-
-
-def width_of(sparsity: float, channels: int) -> int:
-    """Return how many of `channels` stay at `sparsity`, at least one.
-
-    >>> width_of(0.5, 64), width_of(1.0, 64), width_of(0.0, 64)
-    (32, 1, 64)
-    """
-    return min(channels, max(1, round((1.0 - sparsity) * channels)))
 
 
 def with_criteria(space: Space, criteria: Sequence[str]) -> Space:

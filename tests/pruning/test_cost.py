@@ -1,3 +1,4 @@
+import time
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from autoprune.pruning.cost import CostModel
 from autoprune.pruning.cut import cut
 from autoprune.pruning.forward import call
 from autoprune.pruning.graph import find_groups
-from autoprune.pruning.groups import restrict
+from autoprune.pruning.groups import ChannelGroup, Grouping, Slice, restrict
 
 
 def counted_macs(model: nn.Module, inputs: Any, samples: int = 2) -> int:
@@ -64,6 +65,52 @@ def test_many_plans_at_once_cost_what_each_does(name: str) -> None:
     assert cost.params_of(rows).tolist() == [cost.params(plan) for plan in plans]
     assert cost.macs_of(rows).tolist() == [cost.macs(plan) for plan in plans]
     assert all((cost.row(plan) == row).all() for plan, row in zip(plans, rows, strict=True))
+
+
+def chain(channels: list[int], *, kernel: int, copies: int) -> Grouping:
+    """A made-up network: each layer reads the one before, flattened to `copies` entries each."""
+    groups, shapes, positions = [], {}, {}
+    for number, (before, count) in enumerate(zip([3, *channels], [*channels, 10], strict=True)):
+        entries = before * (copies if number else 1)
+        shapes[f"{number}.weight"] = (count, entries, kernel, kernel)
+        shapes[f"{number}.bias"] = (count,)
+        positions[f"{number}.weight"] = 10**4 + number
+    for number, count in enumerate(channels):
+        out = np.arange(count)[:, None]
+        read = np.arange(count * copies).reshape(count, copies)
+        slices = (
+            Slice(tensor=f"{number}.weight", dim=0, role="out", index=out),
+            Slice(tensor=f"{number}.bias", dim=0, role="out", index=out),
+            Slice(tensor=f"{number + 1}.weight", dim=1, role="in", index=read),
+        )
+        groups.append(ChannelGroup(name=str(number), channels=count, slices=slices))
+    return Grouping(groups=tuple(groups), blocked=(), shapes=shapes, positions=positions)
+
+
+@given(data=st.data(), kernel=st.integers(1, 7), copies=st.integers(1, 49))
+def test_large_costs_are_exact(data: st.DataObject, kernel: int, copies: int) -> None:
+    channels = data.draw(st.lists(st.integers(1, 5_000), min_size=1, max_size=6))
+    widths = [data.draw(st.integers(1, count)) for count in channels]
+    cost = CostModel(chain(channels, kernel=kernel, copies=copies))
+    params = macs = 0
+    for number, (before, count) in enumerate(zip([3, *widths], [*widths, 10], strict=True)):
+        weights = count * before * (copies if number else 1) * kernel**2
+        params += weights + count
+        macs += weights * (10**4 + number)
+    named = dict(zip(cost.names, widths, strict=True))
+    assert (cost.params(named), cost.macs(named)) == (params, macs)
+
+
+def test_ten_thousand_plans_of_a_large_network_take_less_than_a_second() -> None:
+    cost = CostModel(chain([128 + 16 * n for n in range(80)], kernel=3, copies=1))
+    rng = np.random.default_rng(0)
+    rows = rng.integers(1, cost.channels + 1, size=(10_000, len(cost.names)))
+    assert cost.params(dict(zip(cost.names, cost.channels.tolist(), strict=True))) > 25_000_000
+    began = time.process_time()
+    params, macs = cost.params_of(rows), cost.macs_of(rows)
+    assert time.process_time() - began < 1.0
+    assert (params > 0).all()
+    assert (macs > params).all()
 
 
 def test_costs_by_hand() -> None:

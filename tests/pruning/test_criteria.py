@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoprune.errors import AutopruneError
+from autoprune.pruning import rows
 from autoprune.pruning.criteria import APOZ_TIE, CRITERIA, criterion, get_criterion, score_groups
 from autoprune.pruning.curvature import PROBES, hessian_diagonal, random_signs
 from autoprune.pruning.evidence import Evidence, collect, top_channels
@@ -45,15 +46,18 @@ def calibration(name: str) -> list[Any]:
 @cache
 def evidence_of(name: str) -> Evidence:
     model, _ = build(name)
-    return collect(
-        model,
-        grouped(name),
-        batches=calibration(name),
-        loss=mean_square,
-        curvature=True,
-        moments=True,
-        seed=3,
-    )
+    # The references look at every position.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "ROWS_PER_SAMPLE", 1_000)
+        return collect(
+            model,
+            grouped(name),
+            batches=calibration(name),
+            loss=mean_square,
+            curvature=True,
+            moments=True,
+            seed=3,
+        )
 
 
 def scores(name: str, net: str) -> dict[str, Tensor]:
@@ -79,16 +83,7 @@ def test_one_finite_score_a_channel(name: str, net: str) -> None:
 
 @pytest.mark.parametrize("name", CRITERIA)
 def test_the_same_evidence_gives_the_same_scores(name: str) -> None:
-    model, _ = build("residual")
-    again = collect(
-        model,
-        grouped("residual"),
-        batches=calibration("residual"),
-        loss=mean_square,
-        curvature=True,
-        moments=True,
-        seed=3,
-    )
+    again = evidence_of.__wrapped__("residual")
     for group, score in score_groups(name, again, grouped("residual")).items():
         assert torch.equal(score, scores(name, "residual")[group])
 
@@ -551,6 +546,34 @@ def test_readers_that_hide_what_they_read_are_left_out(name: str) -> None:
     assert torch.equal(found(name, "called.weight", *HIDDEN), found(name, "called.weight"))
     assert not torch.equal(found(name, "called.weight"), found("l2", "called.weight"))
     assert torch.equal(found(name, *HIDDEN), found("l2", *HIDDEN))
+
+
+class Frozen(nn.Module):
+    """Its body runs without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(6, 5)
+        self.middle = nn.Linear(5, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.middle(self.into(x).relu())
+        return self.head(y)
+
+
+@pytest.mark.parametrize(
+    "loss", [mean_square, lambda m, x: m.head(m.middle(m.into(x))).square().mean()]
+)
+def test_readers_without_gradients_or_batches_have_no_gates(loss: Any) -> None:
+    torch.manual_seed(0)
+    grouping = one_group(out("into.weight", 5), read_by("middle.weight", 5))
+    evidence = collect(Frozen(), grouping, batches=calibration("mlp"), loss=loss)
+    assert not evidence.fisher
+    found = score_groups("fisher", evidence, grouping)["g"]
+    assert torch.equal(found, score_groups("taylor", evidence, grouping)["g"])
+    assert score_groups("wanda", evidence, grouping)["g"].all()
 
 
 class Recurrent(nn.Module):

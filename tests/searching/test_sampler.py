@@ -146,15 +146,20 @@ def test_the_chain_spans_the_sizes() -> None:
     assert min(COST.params(w) for w in chain) == COST.params(SPACE.minimum_widths())
 
 
-def test_no_chain_link_breaks_the_most_sparsity_allowed() -> None:
-    space = SearchSpace(channels=CHANNELS, space=Space(max_sparsity=0.5), has_dropout=False)
-    allocator = Allocator(COST, lowest=space.minimum_widths())
+@pytest.mark.parametrize("rule", [{"max_sparsity": 0.5}, {"round_to": 4}, {"min_width": 3}])
+def test_no_proposal_breaks_a_rule_for_widths(rule: dict[str, Any]) -> None:
+    space = SearchSpace(channels=CHANNELS, space=Space(**rule), has_dropout=False)
+    allocator = Allocator(COST, allowed=space.allowed)
     sampler = make_sampler("pruning", context(space=space, allocator=allocator))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    for _ in range(8):
+    for number in range(24):
         trial = study.ask(space.distributions)
-        assert covers(space.widths(trial.params), space.minimum_widths())
-        study.tell(trial, [0.5, 1.0])
+        widths = space.widths(trial.params)
+        assert all(widths[n] in space.allowed[n] for n in CHANNELS)
+        assert trial.params == trial.params | space.sparsities(widths)
+        trial.set_user_attr(VALID, fake_score(widths))
+        trial.set_user_attr(PARAMS, COST.params(widths))
+        study.tell(trial, [0.5, number])
 
 
 def after_the_chain(**changes: Any) -> tuple[optuna.Study, list[optuna.trial.FrozenTrial]]:
@@ -217,3 +222,19 @@ def test_an_interrupted_trials_size_is_tried_again() -> None:
     study.tell(stopped, state=TrialState.FAIL)
     again = study.ask(SPACE.distributions)
     assert SPACE.widths(again.params) == SPACE.widths(stopped.params)
+
+
+def test_some_later_sizes_are_spread_by_lamp_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {n: [(i + 1) / c for i in range(c)] for n, c in CHANNELS.items()}
+    by_lamp: list[dict[str, int]] = []
+
+    class Spy(Allocator):
+        def lamp_widths(self, params: int, **bounds: Any) -> dict[str, int]:
+            by_lamp.append(super().lamp_widths(params, **bounds))
+            return by_lamp[-1]
+
+    study = run("pruning", trials=40, budget=20, allocator=Spy(COST, lamp=scores))
+    assert 1 <= len(by_lamp) < 26 / 2
+    later = proposals(study)[CHAIN:]
+    assert all(w in later for w in by_lamp)
+    assert proposals(study)[:CHAIN] == proposals(run("pruning", trials=CHAIN, budget=20))

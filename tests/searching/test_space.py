@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from autoprune import AutopruneError, FineTune, Space
 from autoprune.pruning.criteria import CRITERIA
-from autoprune.searching.space import SearchSpace, width_of, with_criteria
+from autoprune.searching.space import SearchSpace, with_criteria
 
 CHANNELS = {"stem": 8, "blocks.0": 13, "head": 2}
 
@@ -27,21 +27,82 @@ def search_space(
 # --- widths -------------------------------------------------------------------------------------
 
 
-@given(channels=st.integers(2, 3_000), data=st.data())
-def test_every_width_can_be_asked_for(channels: int, data: st.DataObject) -> None:
-    width = data.draw(st.integers(1, channels))
-    space = SearchSpace(channels={"g": channels}, space=Space(), has_dropout=False)
+@st.composite
+def groups_and_rules(draw: st.DrawFn) -> tuple[int, Space]:
+    channels = draw(st.integers(1, 3_000))
+    rules = Space(
+        max_sparsity=draw(st.sampled_from([0.1, 0.5, 0.9, 1.0])),
+        round_to=draw(st.sampled_from([1, 2, 7, 8, 16])),
+        min_width=draw(st.integers(1, 40)),
+    )
+    return channels, rules
+
+
+@given(drawn=groups_and_rules(), data=st.data())
+def test_every_allowed_width_can_be_asked_for(
+    drawn: tuple[int, Space], data: st.DataObject
+) -> None:
+    channels, rules = drawn
+    space = SearchSpace(channels={"g": channels}, space=rules, has_dropout=False)
+    width = data.draw(st.sampled_from(space.allowed["g"].tolist()))
     params = space.sparsities({"g": width})
     distribution = space.distributions["sparsity/g"]
     assert distribution.low <= params["sparsity/g"] <= distribution.high
     assert space.widths(params) == {"g": width}
 
 
-@given(sparsity=st.floats(0, 1), channels=st.integers(1, 3_000))
-def test_at_least_one_channel_stays(sparsity: float, channels: int) -> None:
-    width = width_of(sparsity, channels)
-    assert 1 <= width <= channels
-    assert abs(width - (1 - sparsity) * channels) <= 0.5 + 1e-9 or width == 1
+@given(drawn=groups_and_rules(), share=st.floats(0, 1))
+def test_any_sparsity_gives_the_nearest_width_within_the_rules(
+    drawn: tuple[int, Space], share: float
+) -> None:
+    channels, rules = drawn
+    space = SearchSpace(channels={"g": channels}, space=rules, has_dropout=False)
+    sparsity = share * space.distributions["sparsity/g"].high
+    width = space.widths({"sparsity/g": sparsity})["g"]
+    assert isinstance(rules.min_width, int)
+
+    def fits(w: int) -> bool:
+        multiple = w % rules.round_to == 0 and w >= rules.min_width
+        return w == channels or (multiple and w >= round((1 - rules.max_sparsity) * channels))
+
+    assert fits(width)
+    wanted = (1 - sparsity) * channels
+    gap = min(abs(w - wanted) for w in range(1, channels + 1) if fits(w))
+    assert abs(width - wanted) <= gap + 1e-9
+
+
+def test_widths_are_multiples_and_narrow_groups_keep_all() -> None:
+    space = search_space(Space(round_to=4))
+    assert {n: a.tolist() for n, a in space.allowed.items()} == {
+        "stem": [4, 8],
+        "blocks.0": [4, 8, 12, 13],
+        "head": [2],
+    }
+    assert space.minimum_widths() == {"stem": 4, "blocks.0": 4, "head": 2}
+
+
+def test_the_fewest_channels_of_every_group_or_by_name() -> None:
+    assert search_space(Space(min_width=5)).minimum_widths() == {
+        "stem": 5,
+        "blocks.0": 5,
+        "head": 2,
+    }
+    named = Space(min_width={"blocks.0": 9, "head": 2}, round_to=4)
+    assert search_space(named).minimum_widths() == {"stem": 4, "blocks.0": 12, "head": 2}
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ({"haed": 2}, r"`space.min_width`: Unknown group 'haed'.*Did you mean 'head'"),
+        ({"stem": 9}, r"`space.min_width` must be at most .* 'stem' has 8 and 9 are asked for"),
+    ],
+)
+def test_a_fewest_that_does_not_fit_the_model_is_refused(
+    widths: dict[str, int], message: str
+) -> None:
+    with pytest.raises(AutopruneError, match=message):
+        search_space(Space(min_width=widths))
 
 
 @pytest.mark.parametrize("most", [0.3, 0.5, 0.99, 1.0])
@@ -158,6 +219,10 @@ def test_a_net_without_dropout_gets_none() -> None:
         ({"dropout": 0.99}, "`space.dropout` must lie between 0 and 0.95"),
         ({"max_sparsity": 0.0}, "`space.max_sparsity` must lie between"),
         ({"max_sparsity": 1.1}, "`space.max_sparsity` must lie between"),
+        ({"round_to": 0}, "`space.round_to` must lie between"),
+        ({"round_to": 2.0}, "`space.round_to` must be a whole number"),
+        ({"min_width": 0}, "`space.min_width` must be whole numbers of at least 1"),
+        ({"min_width": {"stem": 1.5}}, "`space.min_width` must be whole numbers of at least 1"),
     ],
 )
 def test_bad_spaces_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -165,8 +230,10 @@ def test_bad_spaces_are_refused(settings: dict[str, Any], message: str) -> None:
         Space(**settings)
 
 
-def test_the_default_criteria_are_all_but_chance() -> None:
-    assert set(Space().criteria) == set(CRITERIA) - {"random"}
+def test_the_default_criteria_are_seven() -> None:
+    # Not chance, not what is slow, not what orders channels as `l2` does, not the newcomers.
+    others = {"random", "hessian", "lamp", "wanda", "flap", "apoz"}
+    assert set(Space().criteria) == set(CRITERIA) - others
 
 
 def test_other_criteria_leave_the_rest() -> None:

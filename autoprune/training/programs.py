@@ -1,0 +1,75 @@
+"""A model as a program that runs without its class: `torch.export`, ONNX, and example inputs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from autoprune.pruning.forward import batch_size_of, map_tensors
+
+
+def export_program(
+    model: nn.Module, example: Any, *, dynamic: bool
+) -> torch.export.ExportedProgram:
+    """Trace `model` on `example`, with the batch dimension left free if `dynamic`."""
+    batch = batch_size_of(example)
+
+    def free(tensor: Tensor) -> Any:
+        return {0: Dim.AUTO} if tensor.dim() and tensor.shape[0] == batch else None
+
+    shapes = _shapes(free, example) if dynamic else None
+    args, kwargs = _arguments(example)
+    if shapes is not None and not isinstance(example, (Mapping, tuple, list)):
+        shapes = (shapes,)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+
+
+def _shapes(free: Any, example: Any) -> Any:
+    if isinstance(example, Mapping):
+        return {key: _shapes(free, item) for key, item in example.items()}
+    if isinstance(example, (tuple, list)):
+        return tuple(_shapes(free, item) for item in example)
+    return free(example) if isinstance(example, Tensor) else None
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
+
+
+def at_batch(example: Any, size: int) -> Any:
+    """Repeat or cut the example along the batch dimension to `size` samples."""
+    batch = batch_size_of(example)
+
+    def resized(tensor: Tensor) -> Tensor:
+        if not tensor.dim() or tensor.shape[0] != batch:
+            return tensor
+        return tensor[torch.arange(size, device=tensor.device) % batch]
+
+    return map_tensors(resized, example)
+
+
+def save_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write an exported program as an ONNX file."""
+    # The exporter warns once per torchvision operator that is not installed: nobody's concern.
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+            assert exported is not None
+            exported.save(path)
+    finally:
+        quiet.setLevel(level)
