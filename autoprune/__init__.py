@@ -13,6 +13,10 @@ from autoprune.version import VERSION
 if TYPE_CHECKING:
     from autoprune.errors import AutopruneError as AutopruneError
     from autoprune.pruning.criteria import criterion as criterion
+    from autoprune.pruning.layers import GroupRule as GroupRule
+    from autoprune.pruning.layers import Stay as Stay
+    from autoprune.pruning.layers import Tie as Tie
+    from autoprune.pruning.layers import group_rule as group_rule
     from autoprune.pruning.plan import FineTune as FineTune
     from autoprune.pruning.plan import Plan as Plan
     from autoprune.results.load import load as load
@@ -32,13 +36,17 @@ _HOMES = {
     "AutopruneError": "autoprune.errors",
     "Batch": "autoprune.training.task",
     "FineTune": "autoprune.pruning.plan",
+    "GroupRule": "autoprune.pruning.layers",
     "Plan": "autoprune.pruning.plan",
     "PruningStudy": "autoprune.study",
     "SearchResult": "autoprune.results.result",
     "Space": "autoprune.searching.space",
+    "Stay": "autoprune.pruning.layers",
     "SupervisedTask": "autoprune.training.supervised",
     "Task": "autoprune.training.task",
+    "Tie": "autoprune.pruning.layers",
     "criterion": "autoprune.pruning.criteria",
+    "group_rule": "autoprune.pruning.layers",
     "load": "autoprune.results.load",
     "load_study": "autoprune.study",
     "open_result": "autoprune.results.result",

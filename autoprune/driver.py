@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -43,6 +43,8 @@ class Dense:
 
     score: Score
     sensitivity: Mapping[str, float]
+    lamp: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """LAMP scores of its channels, by group."""
 
 
 class Driver:
@@ -214,7 +216,12 @@ class Driver:
 
     def _start(self, running: TrialRun) -> None:
         self._running[running.name] = running
-        running.costs |= {"params": running.params, "macs": self._cost.macs(running.plan.widths)}
+        widths = running.plan.widths
+        running.costs |= {
+            "params": running.params,
+            "macs": self._cost.macs(widths),
+            "memory": self._cost.memory(widths),
+        }
         self._take_known_latency(running)
         running.trial.set_user_attr("parent", running.parent)
         self._executor.submit(
@@ -257,6 +264,10 @@ class Driver:
         )
 
     def _hear(self, running: TrialRun, value: Mapping[str, Any]) -> None:
+        if "step" in value:  # a wider model's score: neither for its curve nor to be stopped by
+            running.earlier.append(value["valid"])
+            self._executor.answer(running.name, go_on=True)
+            return
         running.curve.append(value["valid"])
         if "loss" in value:
             running.losses.append(value["loss"])
@@ -268,6 +279,7 @@ class Driver:
         running.stopped = running.may_stop and self._rule.dominated(
             costs={n: cost for n, cost in running.costs.items() if n in compared},
             epochs=running.plan.finetune.epochs,
+            earlier_epochs=len(running.earlier),
             curve=running.curve,
             completed=self.candidates.values(),
         )
@@ -281,10 +293,13 @@ class Driver:
             params=result["params"],
             macs=result["macs"],
             size_bytes=result["size_bytes"],
+            memory=self._cost.memory(running.plan.widths),
             latency=running.costs.get("latency"),
             latency_spread=running.latency_spread,
         )
-        if score.params != running.params:
+        # Of single weights, one that is kept may happen to be zero.
+        masked = running.plan.granularity != "channel"
+        if score.params > running.params or (score.params != running.params and not masked):
             return self._fail(
                 study,
                 running,
@@ -353,7 +368,7 @@ class Driver:
                 state,
                 candidate,
                 cause=cause,
-                channels=self._space.channels,
+                channels=self._space.dense_widths,
                 dense_params=self._dense.score.params,
                 tags=self._tags,
             )

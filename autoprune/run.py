@@ -15,7 +15,6 @@ from autoprune import jobs
 from autoprune.errors import AutopruneError
 from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter
-from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import fingerprint
 from autoprune.results.diagnosis import mostly_blocked
@@ -79,10 +78,11 @@ def search(
     grouping = prunable_groups(loaded, model)
     costs = _costs(chosen, loaded)
     space = SearchSpace(
-        channels=grouping.channels,
+        channels={g.name: g.channels for g in grouping.groups},
         space=loaded.space,
         has_dropout=bool(dropout_layers(model)),
         fixed_batch_size=getattr(loaded.task, "fixed_batch_size", None),
+        blocks=grouping.blocks,
     )
     _check_room(space)
     reporter = reporter or SilentReporter()
@@ -114,7 +114,7 @@ def search(
 
 def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:
     """Find the channel groups of the study's model; raise `AutopruneError` if there are none."""
-    grouping = find_groups(model, study.example, keep=study.keep)
+    grouping = study.find_groups(model)
     if not grouping.groups:
         reasons = "; ".join(f"{b.layer}: {b.reason}" for b in grouping.blocked[:4])
         raise AutopruneError(

@@ -155,7 +155,12 @@ class SearchRun:
     def _sampler(self, dense: Dense, *, trials: int) -> BaseSampler:
         if isinstance(self.settings.sampler, BaseSampler):
             return self.settings.sampler
-        allocator = Allocator(self.cost, sensitivity=dense.sensitivity, allowed=self.space.allowed)
+        allocator = Allocator(
+            self.cost,
+            sensitivity=dense.sensitivity,
+            lamp=dense.lamp,
+            allowed=self.space.allowed,
+        )
         return make_sampler(
             self.settings.sampler,
             SamplerContext(
@@ -234,6 +239,7 @@ class SearchRun:
         return Dense(
             score=Score(**{f: value[f] for f in Score.__dataclass_fields__ if f in value}),
             sensitivity=value["sensitivity"],
+            lamp=value.get("lamp", {}),
         )
 
     def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:

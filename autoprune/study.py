@@ -18,7 +18,12 @@ import torch
 from torch import nn
 
 from autoprune.errors import AutopruneError, first_line
+from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.forward import map_tensors, tensors_of
+from autoprune.pruning.graph import find_groups
+from autoprune.pruning.groups import Grouping
+from autoprune.pruning.layers import GROUP_RULES
+from autoprune.pruning.masks import weight_groups
 from autoprune.pruning.plan import FineTune
 from autoprune.searching.space import Space, with_criteria
 from autoprune.training.task import Task, missing_methods
@@ -49,6 +54,11 @@ class PruningStudy:
         as it is.
     keep
         Glob patterns of layers that never lose channels.
+    prune_inputs
+        Whether the first layers may read fewer input features. They then pick what they read
+        themselves, so that the model is called as before.
+    prune_embeddings
+        Whether the size of embeddings, and of all that is added to them, may be pruned.
     space
         What is searched.
     final_epochs
@@ -71,6 +81,8 @@ class PruningStudy:
     checkpoint: str | Path | None = None
     train: FineTune | None = None
     keep: Sequence[str] = ()
+    prune_inputs: bool = False
+    prune_embeddings: bool = False
     space: Space = field(default_factory=Space)
     final_epochs: int = 0
     seed: int = 0
@@ -135,6 +147,19 @@ class PruningStudy:
             )
         return model.cpu()
 
+    def find_groups(self, model: nn.Module) -> Grouping:
+        """Find what the study may prune of its model: channels and blocks, or single weights."""
+        grouping = find_groups(
+            model,
+            self.example,
+            keep=self.keep,
+            prune_inputs=self.prune_inputs,
+            embeddings=self.prune_embeddings,
+        )
+        if self.space.granularity != "channel":
+            return weight_groups(grouping, self.space.granularity, keep=self.keep)
+        return grouping if self.space.depth else replace(grouping, blocks=())
+
 
 def _first_non_tensor(value: Any) -> Any:
     """Return a leaf of a nest that is no tensor, as text; None if all are."""
@@ -163,7 +188,9 @@ class StudySource:
             import cloudpickle
 
             assert self.code is not None
-            study = cloudpickle.loads(base64.b64decode(self.code))
+            own, study = cloudpickle.loads(base64.b64decode(self.code))
+            for registry, entries in zip(REGISTRIES, own, strict=True):
+                registry.update(entries)
         return overridden(study, seed=self.seed, criteria=self.criteria)
 
 
@@ -180,12 +207,30 @@ def source_of(study: PruningStudy | str | Path) -> StudySource:
     import cloudpickle
 
     try:
-        return StudySource(code=base64.b64encode(cloudpickle.dumps(study)).decode())
+        code = cloudpickle.dumps((_own_entries(), study))
+        return StudySource(code=base64.b64encode(code).decode())
     except Exception as error:
         raise AutopruneError(
             f"A study must be able to go to another process, but packing it raised "
             f"{first_line(error)}. Put it in a study file, or use workers=0."
         ) from error
+
+
+REGISTRIES: tuple[dict[Any, Any], ...] = (CRITERIA, GROUP_RULES)
+"""Where a user may have registered something of their own."""
+
+
+def _own_entries() -> list[dict[Any, Any]]:
+    """Return what was registered outside autoprune, by registry."""
+    return [
+        {key: entry for key, entry in registry.items() if not _is_ours(entry)}
+        for registry in REGISTRIES
+    ]
+
+
+def _is_ours(entry: Any) -> bool:
+    home = getattr(entry, "score", type(entry)).__module__
+    return str(home).startswith("autoprune.")
 
 
 def overridden(

@@ -32,7 +32,9 @@ class TrialRun:
     """Interquartile range of its latency, in seconds."""
     started: float = field(default_factory=time.time)
     curve: list[float] = field(default_factory=list)
-    """Validation score after the cut, then after each epoch."""
+    """Validation score after the cut to its widths, then after each epoch."""
+    earlier: list[float] = field(default_factory=list)
+    """Scores of the wider models of earlier pruning steps, after each of their epochs."""
     losses: list[float] = field(default_factory=list)
     stopped: bool = False
 
@@ -45,7 +47,7 @@ class TrialRun:
         return RunningTrial(
             name=self.name,
             params=self.params,
-            epoch=max(len(self.curve) - 1, 0),
+            epoch=len(self.earlier) + max(len(self.curve) - 1, 0),
             epochs=self.plan.finetune.epochs,
             valid=self.curve[-1] if self.curve else None,
         )
@@ -79,6 +81,8 @@ class TrialRun:
         metrics = {"params": self.params, "params_fraction": share, "seconds": now - self.started}
         if candidate is not None:
             metrics |= {"macs": candidate.score.macs, "size_bytes": candidate.score.size_bytes}
+            if candidate.score.memory is not None:
+                metrics["memory_bytes"] = candidate.score.memory
         if "latency" in self.costs:
             metrics["latency_ms"] = 1e3 * self.costs["latency"]
         if self.latency_spread is not None:
@@ -93,7 +97,11 @@ class TrialRun:
             state=state,
             params={**self.trial.params, "parent": self.parent},
             metrics=metrics,
-            curves={"valid": self.curve[:-1], "loss": self.losses},
+            curves={
+                "valid": self.curve[:-1],
+                "loss": self.losses,
+                **({"valid_earlier_steps": self.earlier} if self.earlier else {}),
+            },
             tags={**tags, **({"cause": cause} if cause else {})},
             plan=plan.to_json(),
             sparsity={n: 1 - width / channels[n] for n, width in plan.widths.items()},

@@ -25,7 +25,7 @@ import autoprune
 from autoprune import finale, jobs, run
 from autoprune.driver import Dense, Driver, trial_name
 from autoprune.errors import AutopruneError
-from autoprune.progress import SilentReporter
+from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import FineTune, Plan
 from autoprune.results import export
@@ -473,6 +473,25 @@ def test_final_models_are_the_front_trained_on(found: Found) -> None:
         assert final.epochs == origin.epochs + 1
 
 
+@pytest.mark.usefixtures("quick_export")
+def test_steps_and_reconstruction_are_searched(tmp_path: Path) -> None:
+    file = write_study(tmp_path / "study.py", kind="conv", epochs=3, final_epochs=1)
+    more = 'criteria=("flap", "hessian"), steps=(1, 2), reconstruct=(False, True),'
+    file.write_text(file.read_text().replace('criteria=("taylor", "l2"),', more))
+    settings = UNTRACKED | {"budget": 8, "sampler": "random", "seed": 1, "early_stop": False}
+    result = run.search(file, out=tmp_path / "out", **settings)
+    assert result.front
+    store = Store(tmp_path / "out")
+    lengths = set()
+    for trial in trials_of(tmp_path / "out"):
+        assert trial.state == TrialState.COMPLETE
+        candidate = store.load_candidate(trial_name(trial.number))
+        assert candidate.plan.steps == trial.params["steps"]
+        assert ("reconstruct" in trial.user_attrs["seconds"]) == trial.params["reconstruct"]
+        lengths.add((candidate.plan.steps, len(candidate.curve)))
+    assert lengths == {(1, 4), (2, 3)}
+
+
 # --- again, and on ------------------------------------------------------------------------------
 
 
@@ -681,6 +700,22 @@ def test_a_search_over_other_objectives_is_another_search(timed: Found) -> None:
 
 
 @pytest.mark.usefixtures("quick_export")
+def test_exact_costs_are_objectives_without_a_measurement(study: Path, tmp_path: Path) -> None:
+    result = run.search(
+        study, out=tmp_path / "out", objectives="score,memory,macs,size", budget=4, **UNTRACKED
+    )
+    store = Store(tmp_path / "out")
+    cost = CostModel(store.load_grouping())
+    for trial in trials_of(tmp_path / "out"):
+        candidate = store.load_candidate(trial_name(trial.number))
+        score = candidate.score
+        assert score.latency is None
+        assert score.memory == cost.memory(candidate.plan.widths)
+        assert trial.values == [score.valid, score.macs, score.size_bytes, score.memory]
+    assert all(m.memory_bytes <= result.dense.memory_bytes for m in result.front)
+
+
+@pytest.mark.usefixtures("quick_export")
 def test_a_model_that_cannot_be_timed_is_exported_all_the_same(tmp_path: Path) -> None:
     fixed = MODELS["mlp"].replace("self.body(x)", "self.body(x.reshape(-1, 2, 64).flatten(0, 1))")
     reporter = Notes()
@@ -743,6 +778,8 @@ class Pretender:
         self.store = store
         self.curve = curve
         self.latency = 0.1
+        self.earlier: list[float] = []
+        """Scores it has before its final widths."""
         self.interrupted = False
         self.started: list[str] = []
         self.answers: list[bool] = []
@@ -761,7 +798,11 @@ class Pretender:
         epoch = len(self.answers)
         if self.answers and not self.answers[-1]:
             return Done(job=name, value=None)
-        if epoch <= EPOCHS:
+        if epoch < len(self.earlier):
+            value = {"step": 1, "epoch": epoch + 1, "valid": self.earlier[epoch]}
+            return Progress(job=name, value=value)
+        epoch -= len(self.earlier)
+        if epoch < len(self.curve):
             value = {"epoch": epoch, "valid": self.curve[epoch]}
             if epoch == 0 and self.arguments["latency"] is not None:
                 value |= {"latency": self.latency, "latency_spread": 0.01}
@@ -906,6 +947,44 @@ def test_a_dominated_trial_that_is_faster_is_not_stopped(
         score = b.driver.candidates[trial_name(trial.number)].score
         assert (score.latency, score.latency_spread) == (latency, 0.01)
         assert trial.user_attrs["latency"] == latency
+
+
+def test_wider_models_scores_stop_nothing_and_are_no_part_of_the_curve(
+    bench: Callable[..., Bench],
+) -> None:
+    b = bench([0.92, 0.93, 0.94])
+    b.executor.earlier = [0.1, 0.1]  # as bad as can be, at each of what would be rungs
+    standing: list[tuple[int, int, float | None]] = []
+
+    class Watcher(SilentReporter):
+        def update(self, status: Status) -> None:
+            standing.extend((r.epoch, r.epochs, r.valid) for r in status.running)
+
+    b.driver._reporter = Watcher()
+    b.driver.search(b.study, budget=1, deadline=None)
+    (trial,) = b.study.trials
+    assert trial.state == TrialState.COMPLETE
+    assert trial.user_attrs["curve"] == [0.92, 0.93, 0.94]
+    candidate = b.driver.candidates[trial_name(trial.number)]
+    assert candidate.curve == (0.92, 0.93, 0.94)
+    assert candidate.epochs == EPOCHS
+    (record,) = b.tracker.records
+    assert record.curves["valid_earlier_steps"] == [0.1, 0.1]
+    assert [s[0] for s in standing] == [0, 1, 2, 2, 3, 4]
+    assert [s[2] for s in standing] == [None, None, None, 0.92, 0.93, 0.94]
+
+
+def test_trials_of_several_steps_are_stopped_by_their_like(bench: Callable[..., Bench]) -> None:
+    b = bench([0.1, 0.1, 0.1, 0.1])
+    b.executor.earlier = [0.9]
+    b.driver.search(b.study, budget=1, deadline=None)
+    assert b.study.trials[0].state == TrialState.COMPLETE  # the witnesses had one step
+    for name, candidate in b.driver.candidates.items():
+        if name != trial_name(0):
+            b.driver.candidates[name] = replace(candidate, curve=(0.9,) * EPOCHS)
+    b.driver.search(b.study, budget=2, deadline=None)
+    assert b.study.trials[1].state == TrialState.PRUNED
+    assert b.study.trials[1].user_attrs["curve"] == [0.1, 0.1, 0.1]
 
 
 def test_a_final_stage_that_goes_on_takes_the_front_of_now(bench: Callable[..., Bench]) -> None:

@@ -8,17 +8,15 @@ of tensors is a sum of few products, and thousands of plans are costed in one sw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from autoprune.pruning.forward import batch_size_of, call, tensors_of
-from autoprune.pruning.groups import Grouping
+from autoprune.pruning.groups import Activation, Grouping, Product, module_of
 
 Widths = npt.NDArray[np.int64]
 
@@ -38,27 +36,62 @@ class CostModel:
     """
 
     def __init__(self, grouping: Grouping) -> None:
-        self.names = [g.name for g in grouping.groups]
-        self.channels: Widths = np.array([g.channels for g in grouping.groups], dtype=np.int64)
-        entries = _entries_per_channel(grouping)
-        forms: dict[tuple[int, ...], int] = {}  # (extent, entries per channel of each group)
-        products: dict[tuple[int, ...], list[int]] = {}  # forms -> [parameters, MACs] per entry
-        for name, shape in grouping.shapes.items():
+        self.groups = [g.name for g in grouping.groups]
+        self.names = list(grouping.channels)
+        """Columns of a plan's row: the groups, then the blocks."""
+        self.channels: Widths = np.array(list(grouping.channels.values()), dtype=np.int64)
+        self._columns = {name: i for i, name in enumerate(self.names)}
+        self._forms: dict[tuple[int, ...], int] = {}  # (extent, entries per channel of each group)
+        totals: dict[tuple[int, ...], list[Fraction]] = {}  # forms -> [parameters, MACs]
+        entries = self._entries_per_channel(grouping)
+        inside = {b: f"{module_of(b)}." for b in grouping.blocks}
+        for name, shape in _shapes(grouping).items():
             factor, through = 1, []
             for dim, extent in enumerate(shape):
                 per_group = entries.get((name, dim))
                 if per_group is None:
                     factor *= extent
                 else:
-                    through.append(forms.setdefault((extent, *per_group), len(forms)))
-            totals = products.setdefault(tuple(sorted(through)), [0, 0])
-            totals[0] += factor
-            totals[1] += factor * grouping.positions.get(name, 0)
-        self._products = list(products.items())
-        table = np.array(list(forms), dtype=np.int64).reshape(len(forms), 1 + len(self.names))
+                    through.append(self._form(extent, per_group))
+            # A tensor inside a block is there if the block is.
+            through += [
+                self._form(1, {b: 1}) for b, path in inside.items() if name.startswith(path)
+            ]
+            known = totals.setdefault(tuple(sorted(through)), [Fraction(0), Fraction(0)])
+            known[0] += factor
+            known[1] += factor * grouping.positions.get(name, 0)
+        for product in grouping.products:
+            totals.setdefault(self._through(product), [Fraction(0), Fraction(0)])[1] += (
+                product.times
+            )
+        self._params = _whole({through: pair[0] for through, pair in totals.items()})
+        self._macs = _whole({through: pair[1] for through, pair in totals.items()})
+        self._activations = grouping.activations
+        self._made = [self._through(a.product) for a in grouping.activations]
+        table = np.array(list(self._forms), dtype=np.int64).reshape(-1, 1 + len(self.names))
         self._extents: Widths = table[:, 0]
         # Whole numbers far below 2^53, so that the fast product of floats is exact.
         self._per_channel = table[:, 1:].T.astype(np.float64)
+
+    def _form(self, extent: int, entries: Mapping[str, int]) -> int:
+        """Return the number of the linear function that is `extent` for the dense widths."""
+        key = (extent, *(entries.get(name, 0) for name in self.names))
+        return self._forms.setdefault(key, len(self._forms))
+
+    def _through(self, product: Product) -> tuple[int, ...]:
+        return tuple(sorted(self._form(e.size, e.entries) for e in product.extents))
+
+    def _entries_per_channel(self, grouping: Grouping) -> dict[tuple[str, int], dict[str, int]]:
+        """Return, by (tensor, dim), how many entries one channel of each group has there."""
+        entries: dict[tuple[str, int], dict[str, int]] = {}
+        for group in grouping.groups:
+            for piece in group.slices:
+                # What both makes and reads has two slices, of the same entries.
+                known = entries.setdefault((piece.tensor, piece.dim), {})
+                known[group.name] = piece.index.shape[1]
+        for name, tensor in grouping.weights.items():  # a channel is a single weight
+            entries[(tensor, 0)] = {name: 1}
+        return entries
 
     def row(self, widths: Mapping[str, int]) -> Widths:
         """Return `widths` as a row in group order."""
@@ -69,69 +102,78 @@ class CostModel:
         return int(self.params_of(self.row(widths)[None])[0])
 
     def macs(self, widths: Mapping[str, int]) -> int:
-        """Count its multiply-accumulates per sample, in convolutions and linear layers."""
+        """Count its multiply-accumulates per sample: convolutions and matrix products."""
         return int(self.macs_of(self.row(widths)[None])[0])
+
+    def memory(self, widths: Mapping[str, int]) -> int:
+        """Return the peak memory of activations for one sample, in bytes: run layer by layer.
+
+        Every tensor counts from when it is made until it was last needed; the model's parameters
+        and inputs do not.
+        """
+        return int(self.memory_of(self.row(widths)[None])[0])
 
     def params_of(self, rows: Widths) -> Widths:
         """Count parameters for many plans: `rows` is [plans, groups], the result [plans]."""
-        return self._sum(rows, 0)
+        return self._sum(self._params, self._sizes(rows))
 
     def macs_of(self, rows: Widths) -> Widths:
         """Count multiply-accumulates for many plans: `rows` is [plans, groups]."""
-        return self._sum(rows, 1)
+        return self._sum(self._macs, self._sizes(rows))
 
-    def _sum(self, rows: Widths, kind: int) -> Widths:
+    def memory_of(self, rows: Widths) -> Widths:
+        """Return the peak activation memory of many plans: `rows` is [plans, groups]."""
+        sizes = self._sizes(rows)
+        each: list[Widths] = [
+            sizes[list(through)].prod(0)
+            * made.product.times.numerator
+            // made.product.times.denominator
+            for through, made in zip(self._made, self._activations, strict=True)
+        ]
+        peak = np.zeros(len(rows), dtype=np.int64)
+        for alive in self._alive:
+            peak = np.maximum(peak, np.sum([each[i] for i in alive], axis=0))
+        return peak
+
+    @cached_property
+    def _alive(self) -> list[tuple[int, ...]]:
+        return _alive_together(self._activations)
+
+    def _sizes(self, rows: Widths) -> Widths:
+        """Return each linear function's value for each plan, [functions, plans]."""
         removed = (self.channels - rows).astype(np.float64) @ self._per_channel
-        sizes = self._extents[:, None] - removed.T.astype(np.int64)
-        total = np.zeros(len(rows), dtype=np.int64)
-        for through, totals in self._products:
-            if totals[kind]:
-                total += totals[kind] * sizes[list(through)].prod(0)
-        return total
+        return self._extents[:, None] - removed.T.astype(np.int64)
+
+    def _sum(self, products: _Products, sizes: Widths) -> Widths:
+        terms, divisor = products
+        total = np.zeros(sizes.shape[1], dtype=np.int64)
+        for through, times in terms:
+            total += times * sizes[list(through)].prod(0)
+        return total // divisor
 
 
-def _entries_per_channel(grouping: Grouping) -> dict[tuple[str, int], list[int]]:
-    """Return, by (tensor, dim), how many entries one channel of each group has there."""
-    entries: dict[tuple[str, int], list[int]] = {}
-    for column, group in enumerate(grouping.groups):
-        for piece in group.slices:
-            per_group = entries.setdefault((piece.tensor, piece.dim), [0] * len(grouping.groups))
-            per_group[column] += piece.index.shape[1]
-    return entries
+_Products = tuple[list[tuple[tuple[int, ...], int]], int]
+"""Terms, each a number times a product of linear functions; and what their sum is divided by."""
 
 
-def weight_positions(model: nn.Module, example: Any) -> dict[str, int]:
-    """Count, per sample, how often each weight of a convolution or linear layer is multiplied.
+def _whole(totals: Mapping[tuple[int, ...], Fraction]) -> _Products:
+    divisor = math.lcm(*(times.denominator for times in totals.values()))
+    terms = [(through, int(times * divisor)) for through, times in totals.items() if times]
+    return terms, divisor
 
-    `model` is run once on `example` in its current mode, without gradients.
-    """
-    counts: dict[str, int] = {}
-    names = {id(p): name for name, p in model.named_parameters()}
-    samples = batch_size_of(example)
 
-    def count(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        inputs = (args, kwargs)
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        if isinstance(module, nn.Linear):
-            times = tensors_of(inputs)[0].numel() // weight.shape[1]
-        else:
-            place = tensors_of(inputs if isinstance(module, _ConvTransposeNd) else output)[0]
-            spatial = weight.dim() - 2
-            batch = place.shape[0] if place.dim() == spatial + 2 else 1
-            times = batch * int(np.prod(place.shape[place.dim() - spatial :]))
-        name = names[id(weight)]
-        counts[name] = counts.get(name, 0) + times
+def _shapes(grouping: Grouping) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of parameters; of those whose single weights are pruned, flattened."""
+    flat = set(grouping.weights.values())
+    return {n: (math.prod(s),) if n in flat else s for n, s in grouping.shapes.items()}
 
-    hooks = [
-        module.register_forward_hook(count, with_kwargs=True)
-        for module in model.modules()
-        if isinstance(module, (nn.Linear, _ConvNd)) and id(module.weight) in names
-    ]
-    try:
-        with torch.no_grad():
-            call(model, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: times // samples for name, times in counts.items()}
+
+def _alive_together(activations: Sequence[Activation]) -> list[tuple[int, ...]]:
+    """Return the largest sets of activations that are needed at the same time."""
+    # What is alive only grows until something is needed for the last time.
+    moments = {a.last for a in activations}
+    sets = {
+        frozenset(i for i, a in enumerate(activations) if a.born <= moment <= a.last)
+        for moment in moments
+    }
+    return [tuple(sorted(s)) for s in sets]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.forward import shared_names
 from autoprune.pruning.groups import Grouping, Kept, removed_entries
+from autoprune.pruning.layers import SELECTED, fit_attributes, may_select, selects, skip
 
 
 def cut(model: nn.Module, grouping: Grouping, kept: Kept) -> nn.Module:
@@ -43,18 +42,38 @@ def cut(model: nn.Module, grouping: Grouping, kept: Kept) -> nn.Module:
     Linear(in_features=4, out_features=2, bias=True)
     """
     check_kept(grouping, kept)
-    small = copy.deepcopy(model)
-    state = dict(small.named_parameters()) | dict(small.named_buffers())
-    by_tensor: dict[str, Tensor] = {}
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    selected: dict[str, Tensor] = {}
+    memo: dict[int, Tensor] = {}
+    smaller: dict[str, Tensor] = {}
     for (name, dim), gone in removed_entries(grouping, kept).items():
-        tensor = by_tensor.get(name, state[name].detach())
-        stays = np.setdiff1d(np.arange(tensor.shape[dim]), gone)
-        index = torch.from_numpy(stays).to(tensor.device)
-        by_tensor[name] = tensor.index_select(dim, index)
-    for name, tensor in by_tensor.items():
-        set_tensor(small, name, tensor)
+        if name in state:
+            full = smaller.get(name, state[name].detach())
+        else:  # a layer that begins to pick its inputs
+            full = torch.arange(grouping.shapes[f"{name.rpartition('.')[0]}.weight".lstrip(".")][1])
+            selected[name] = full
+        stays = np.setdiff1d(np.arange(full.shape[dim]), gone)
+        index = torch.from_numpy(stays).to(full.device)
+        smaller[name] = full.index_select(dim, index)
+    for name, tensor in smaller.items():
+        if name in state:  # the copy takes these instead of copying what would be thrown away
+            memo[id(state[name])] = _like(state[name], tensor)
+    small = copy.deepcopy(model, memo)
+    for name in grouping.dropped(kept):
+        skip(small.get_submodule(name))
+    for name in selected:
+        path, _, attribute = name.rpartition(".")
+        layer = small.get_submodule(path)
+        layer.register_buffer(attribute, smaller[name].to(layer.get_parameter("weight").device))
     fit_attributes(small)
     return small
+
+
+def _like(old: Tensor, value: Tensor) -> Tensor:
+    """Return `value` as a parameter if `old` is one."""
+    if isinstance(old, nn.Parameter):
+        return nn.Parameter(value, requires_grad=old.requires_grad)
+    return value
 
 
 def check_kept(grouping: Grouping, kept: Kept) -> None:
@@ -67,6 +86,8 @@ def check_kept(grouping: Grouping, kept: Kept) -> None:
             f"but they differ in {', '.join(map(repr, odd))}: is it another model's plan?"
         )
     for name, indices in kept.items():
+        if name in grouping.blocks and not indices:
+            continue
         rule = f"Group {name!r} has channels 0 to {channels[name] - 1} and must keep at least one"
         if not indices:
             raise AutopruneError(f"{rule}, but the plan keeps none.")
@@ -76,70 +97,36 @@ def check_kept(grouping: Grouping, kept: Kept) -> None:
             raise AutopruneError(f"{rule}, but the plan keeps channel {indices[-1]}.")
 
 
-def set_tensor(model: nn.Module, name: str, value: Tensor) -> None:
-    """Put `value` in the place of the parameter or buffer `name`, whatever its shape."""
-    path, _, attribute = name.rpartition(".")
-    owner = model.get_submodule(path)
-    old = getattr(owner, attribute)
-    if isinstance(old, nn.Parameter):
-        value = nn.Parameter(value.contiguous().clone(), requires_grad=old.requires_grad)
-    setattr(owner, attribute, value)
-
-
-def fit_attributes(model: nn.Module) -> None:
-    """Make each layer's size attributes agree with the shapes of its tensors."""
-    for module in model.modules():
-        if isinstance(module, _ConvNd):
-            _fit_convolution(module)
-        elif isinstance(module, nn.Linear):
-            module.out_features, module.in_features = module.weight.shape
-        elif isinstance(module, _NormBase):
-            for tensor in (module.weight, module.running_mean):
-                if tensor is not None:
-                    module.num_features = tensor.shape[0]
-        elif isinstance(module, nn.LayerNorm) and module.weight is not None:
-            module.normalized_shape = tuple(module.weight.shape)
-        elif isinstance(module, nn.GroupNorm) and module.weight is not None:
-            if module.num_groups == module.num_channels:
-                module.num_groups = module.weight.shape[0]
-            module.num_channels = module.weight.shape[0]
-        elif isinstance(module, nn.PReLU):
-            module.num_parameters = module.weight.shape[0]
-        elif isinstance(module, nn.Embedding):
-            module.num_embeddings, module.embedding_dim = module.weight.shape
-
-
-def _fit_convolution(module: _ConvNd) -> None:
-    first, second = module.weight.shape[:2]
-    if module.groups > 1 and module.groups == module.in_channels:
-        multiplier = module.out_channels // module.in_channels
-        transposed = isinstance(module, _ConvTransposeNd)
-        module.in_channels = module.groups = first if transposed else first // multiplier
-        module.out_channels = module.in_channels * multiplier
-    elif isinstance(module, _ConvTransposeNd):
-        module.in_channels, module.out_channels = first, second * module.groups
-    else:
-        module.out_channels, module.in_channels = first, second * module.groups
-
-
-def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+def load_state(
+    model: nn.Module, state: Mapping[str, Tensor], *, dropped: Sequence[str] = ()
+) -> nn.Module:
     """Return a copy of dense `model` with the shapes and values of `state`, a cut model's state.
+
+    `dropped` names the modules that the cut model lacks.
 
     Raises
     ------
     AutopruneError
         If `state` does not fit; see `check_state`.
     """
+    if dropped:
+        model = copy.deepcopy(model)
+        for name in dropped:
+            _check_module(model, name)
+            skip(model.get_submodule(name))
     check_state(model, state, what="weights")
-    small = copy.deepcopy(model)
-    own = small.state_dict()
-    ties = shared_names(small)
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    ties = shared_names(model)
+    memo: dict[int, Tensor] = {}
     for name, value in state.items():
-        if ties.get(name, name) == name:
-            set_tensor(small, name, value.to(own[name].device, own[name].dtype))
-    for name, first in ties.items():  # what was one parameter stays one
+        if name in own and ties.get(name, name) == name:
+            # The copy takes these instead of copying what would be thrown away.
+            memo[id(own[name])] = _like(own[name], value.to(own[name].device, own[name].dtype))
+    small = copy.deepcopy(model, memo)
+    for name in set(state) - set(model.state_dict()):  # a layer that picks its inputs
         path, _, attribute = name.rpartition(".")
-        setattr(small.get_submodule(path), attribute, small.get_parameter(first))
+        layer = small.get_submodule(path)
+        layer.register_buffer(attribute, state[name].to(layer.get_parameter("weight").device))
     fit_attributes(small)
     return small
 
@@ -152,17 +139,32 @@ def check_state(
     `what` names the state in the message; with `exactly`, sizes must be the model's own.
     """
     own = model.state_dict()
-    if set(own) != set(state):
-        odd = sorted(set(own) ^ set(state))
+    extra = set() if exactly else {n for n in set(state) - set(own) if _is_selection(model, n)}
+    if set(own) != set(state) - extra:
+        odd = sorted(set(own) ^ (set(state) - extra))
         raise AutopruneError(
             f"The {what} must have the model's {len(own)} tensors, but differ in {odd[0]!r}"
             f"{f' and {len(odd) - 1} more' if len(odd) > 1 else ''}: is this the right model?"
         )
-    for name, value in state.items():
-        size, limit = tuple(value.shape), tuple(own[name].shape)
+    for name in set(state) - extra:
+        size, limit = tuple(state[name].shape), tuple(own[name].shape)
         fits = len(size) == len(limit) and all(v <= s for v, s in zip(size, limit, strict=True))
         if not fits or (exactly and size != limit):
             raise AutopruneError(
                 f"Tensor {name!r} of the {what} must {'be' if exactly else 'fit into'} the "
                 f"model's {limit}, but is {size}: is this the right model?"
             )
+
+
+def _check_module(model: nn.Module, name: str) -> None:
+    if name not in dict(model.named_modules()):
+        raise AutopruneError(
+            f"A dropped block must be a module of the model, but {name!r} is none: "
+            f"is this the right model?"
+        )
+
+
+def _is_selection(model: nn.Module, name: str) -> bool:
+    path, _, attribute = name.rpartition(".")
+    layer = dict(model.named_modules()).get(path)
+    return attribute == SELECTED and layer is not None and (may_select(layer) or selects(layer))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +31,21 @@ def tensors_of(value: Any) -> list[Tensor]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [t for f in dataclasses.fields(value) for t in tensors_of(getattr(value, f.name))]
     return []
+
+
+def plain(value: Any) -> Any:
+    """Turn what a model returns into dicts, tuples and lists, whatever classes it is made of.
+
+    Entries that are None are left out.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, (type, Mapping)):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (tuple, list)):
+        kind = list if isinstance(value, list) else tuple
+        return kind(plain(item) for item in value if item is not None)
+    return value
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -77,3 +93,14 @@ def randomised(inputs: Any, seed: int = 0) -> Any:
         return torch.randn(tensor.shape, generator=generator).to(tensor)
 
     return map_tensors(noise, inputs)
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Switch off torch's fused transformer layers, which ask for layers as they were built."""
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)

@@ -1,36 +1,64 @@
-"""Finding channel groups: torch-pruning traces which layers are coupled, and we check what it says.
+"""Finding channel groups: follow one run of the model, then prove what was found.
 
-This is the only module that knows torch-pruning. It takes from it nothing but the index maps of
-coupled layers. Each group is then proved on the model itself: cut it, zero it, compare. What does
-not hold is blocked with its reason, never guessed.
+The operations tell which channels can only go together (`follow`), the modules' own code may ask
+for more (`layers`). Each group is then proved on the model itself: cut, and compare. What does not
+hold is blocked with its reason, never guessed.
 """
 
 from __future__ import annotations
 
 import copy
 import fnmatch
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
-import torch_pruning
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.errors import AutopruneError, first_line
-from autoprune.pruning.cost import weight_positions
-from autoprune.pruning.forward import call, map_tensors, randomised, shared_names, tensors_of
-from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, Slice
-from autoprune.pruning.proof import UnprunableError, prove
+from autoprune.pruning.follow import Trail, follow
+from autoprune.pruning.forward import (
+    batch_size_of,
+    call,
+    map_tensors,
+    randomised,
+    shared_names,
+    tensors_of,
+)
+from autoprune.pruning.groups import (
+    BLOCK,
+    Activation,
+    Blocked,
+    ChannelGroup,
+    Extent,
+    Grouping,
+    IntArray,
+    Product,
+    Slice,
+)
+from autoprune.pruning.labels import Leaf, Ledger, compress, varying
+from autoprune.pruning.layers import SELECTED, Tie, may_select, rule_of, selects
+from autoprune.pruning.proof import droppable, prove
+from autoprune.pruning.rules import Extent as AtomExtent
 
-Role = Literal["out", "in"]
+INPUTS = ".inputs"
+"""What is appended to a layer's name to name the group of its input features."""
 
 
-def find_groups(model: nn.Module, example: Any, *, keep: Sequence[str] = ()) -> Grouping:
+def find_groups(
+    model: nn.Module,
+    example: Any,
+    *,
+    keep: Sequence[str] = (),
+    prune_inputs: bool = False,
+    embeddings: bool = False,
+) -> Grouping:
     """Find the channel groups of `model`, and say for every other layer why it stays dense.
 
     Parameters
@@ -41,11 +69,16 @@ def find_groups(model: nn.Module, example: Any, *, keep: Sequence[str] = ()) -> 
         Inputs the model can be called with: a tensor, a tuple (positional) or a dict (by keyword).
     keep
         Glob patterns of layer names that must never lose channels, e.g. ``["head", "stem.*"]``.
+    prune_inputs
+        Whether the first layers may read fewer features of the model's inputs. They then pick
+        what they read themselves: the model is called as before.
+    embeddings
+        Whether the dimension of embeddings, and of all that is added to them, may be pruned.
 
     Raises
     ------
     AutopruneError
-        If the example does not fit the model, a pattern matches no layer, or tracing fails.
+        If the example does not fit the model, a pattern matches no layer, or running it fails.
 
     Examples
     --------
@@ -54,44 +87,41 @@ def find_groups(model: nn.Module, example: Any, *, keep: Sequence[str] = ()) -> 
     >>> grouping.channels, grouping.blocked[0].reason
     ({'0': 8}, "its outputs are the model's outputs")
     """
+    _check_copyable(model)
+    with _evaluating(model):
+        check_example(model, example)
+        kept_layers = _matching_layers(model, keep)
+        example = map_tensors(lambda t: t.detach(), randomised(example))
+        trail = follow(model, example, prune_inputs=prune_inputs, embeddings=embeddings)
+        _ask_modules(model, trail.ledger)
+        finder = _Finder(model, trail, kept_layers)
+        proved = finder.find(example)
+        blocks = droppable(model, finder.blocks(), example)
+    return finder.grouping(proved, samples=batch_size_of(example), blocks=blocks)
+
+
+def _check_copyable(model: nn.Module) -> None:
     try:
-        model = copy.deepcopy(model).eval().requires_grad_(True)
+        # Tensors are not copied: it is the rest that may not be open to it.
+        held = [*model.parameters(), *model.buffers()]
+        copy.deepcopy(model, {id(t): t for t in held})
     except Exception as error:
         raise AutopruneError(
             f"The model must be open to copying, but copying it raised {first_line(error)}. "
             f"Fold old-style hooks such as `weight_norm` in first (`remove_weight_norm`)."
         ) from error
-    check_example(model, example)
-    kept_layers = _matching_layers(model, keep)
-    positions = weight_positions(model, example)
-    probe = map_tensors(lambda t: t.detach(), randomised(example))
 
-    groups: list[ChannelGroup] = []
-    reasons: dict[str, str] = {}
-    for traced in _trace(model, example):
-        try:
-            pattern = next((kept_layers[n] for n in traced.layers if n in kept_layers), None)
-            if pattern is not None:
-                raise UnprunableError(f"kept by {pattern!r}")
-            group = traced.as_group(model)
-            prove(model, group, probe)
-            groups.append(group)
-        except UnprunableError as error:
-            for layer in traced.layers:
-                reasons.setdefault(layer, str(error))
-    order = {name: i for i, (name, _) in enumerate(model.named_modules())}
-    groups.sort(key=lambda g: order[g.name])
-    return Grouping(
-        groups=tuple(groups),
-        blocked=tuple(_blocked_layers(model, groups, reasons)),
-        shapes={name: tuple(p.shape) for name, p in model.named_parameters()},
-        positions=positions,
-        norms=tuple(
-            f"{name}.weight"
-            for name, module in model.named_modules()
-            if isinstance(module, _NormBase) and module.weight is not None
-        ),
-    )
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode; put every module's own mode back afterwards."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def check_example(model: nn.Module, example: Any) -> list[Tensor]:
@@ -132,157 +162,366 @@ def _matching_layers(model: nn.Module, keep: Sequence[str]) -> dict[str, str]:
     return found
 
 
-# --- tracing ------------------------------------------------------------------------------------
+# --- from atoms to groups -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Member:
-    """One layer's part in a traced group: which entries of it belong to which channel."""
+def _ask_modules(model: nn.Module, ledger: Ledger) -> None:
+    """Tie and freeze what the modules' own code asks for."""
+    places = {(leaf.tensor, leaf.dim) for leaf in ledger.leaves}
+    first = shared_names(model)
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
 
-    name: str
-    module: nn.Module | nn.Parameter
-    role: Role
-    entries: list[int]
-    channels: list[int]
-    dim: int
+        def place(tensor: str, dim: int, prefix: str = prefix) -> tuple[str, int]:
+            name = f"{prefix}{tensor}"
+            return first.get(name, name), dim
 
-
-@dataclass(frozen=True)
-class _Traced:
-    channels: int
-    members: list[_Member]
-
-    @property
-    def layers(self) -> list[str]:
-        """Names of the layers that produce the group's channels."""
-        return [m.name for m in self.members if m.role == "out" and m.name]
-
-    def as_group(self, model: nn.Module) -> ChannelGroup:
-        if self.channels < 2:
-            raise UnprunableError("it has a single channel")
-        ties = shared_names(model)
-        tied = ties | {first: name for name, first in ties.items()}
-        slices: list[Slice] = []
-        for member in self.members:
-            index = _index_table(member, self.channels)
-            for tensor, dim in _tensor_dims(member):
-                if tensor in tied:
-                    raise UnprunableError(f"{tensor!r} is tied to {tied[tensor]!r}")
-                slices.append(Slice(tensor=tensor, dim=dim, role=member.role, index=index))
-        roots = [m.name for m in self.members if _is_root(m)]
-        order = [name for name, _ in model.named_modules() if name in roots]
-        return ChannelGroup(name=order[0], channels=self.channels, slices=tuple(slices))
+        for ask in rule_of(module).asks(module):
+            if isinstance(ask, Tie):
+                known = [p for p in (place(*p) for p in ask.places) if p in places]
+                for other in known:
+                    ledger.tie(ledger.atoms(*known[0]), ledger.atoms(*other))
+                    if ask.block > 1:
+                        rows = ledger.atoms(*other).reshape(-1, ask.block)
+                        ledger.tie(rows[:, :1], rows)
+            elif place(ask.tensor, ask.dim) in places:
+                ledger.freeze(ledger.atoms(*place(ask.tensor, ask.dim)), ask.reason)
 
 
-def _trace(model: nn.Module, example: Any) -> Iterator[_Traced]:
-    def forward(traced: nn.Module, inputs: Any) -> list[Tensor]:
-        outputs = tensors_of(call(traced, inputs))
-        return [t for t in outputs if t.requires_grad]
+@dataclass
+class _Finder:
+    """Turns what following a model found into groups, and keeps the reasons for the rest."""
 
-    graph = torch_pruning.DependencyGraph()
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            graph.build_dependency(model, example, forward_fn=forward, verbose=False)
-            groups = list(graph.get_all_groups())
-    except Exception as error:
-        raise AutopruneError(
-            f"The model's layers must be traceable through autograd, but tracing raised "
-            f"{first_line(error)}."
-        ) from error
-    names = {id(m): name for name, m in model.named_modules()}
-    names |= {id(p): name for name, p in model.named_parameters()}
-    for group in groups:
-        members = []
-        for item in group:
-            node = item.dep.target
-            if id(node.module) not in names:
-                continue  # an operation, not a layer
-            is_out = graph.is_out_channel_pruning_fn(item.dep.handler)
-            members.append(
-                _Member(
-                    name=names[id(node.module)],
-                    module=node.module,
-                    role="out" if is_out else "in",
-                    entries=list(item.idxs),
-                    channels=list(item.root_idxs),
-                    dim=node.pruning_dim if isinstance(node.module, nn.Parameter) else 0,
-                )
+    model: nn.Module
+    trail: Trail
+    kept_layers: Mapping[str, str]
+    """The pattern that keeps a layer, by the layer's name."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why a layer's channels cannot go, by the layer's name."""
+
+    def __post_init__(self) -> None:
+        self._ledger = self.trail.ledger
+        self._class_of: IntArray = self._ledger.classes()
+        self._why = self._ledger.reasons(self._class_of)
+
+    def find(self, probe: Any) -> list[ChannelGroup]:
+        """Return the groups that hold; where a choice was open, the other one is tried as well."""
+        mark = self._ledger.mark()
+        self._settle(most=True)
+        candidates = self._groups()
+        proved = self._proved(candidates, probe)
+        if self._ledger.mark() > mark and len(proved) < len(candidates):
+            self._ledger.undo(mark)
+            self._settle(most=False)
+            taken = {(s.tensor, s.dim) for g in proved for s in g.slices}
+            others = [
+                g for g in self._groups() if not taken & {(s.tensor, s.dim) for s in g.slices}
+            ]
+            proved += self._proved(others, probe)
+            order = {name: i for i, (name, _) in enumerate(self.model.named_parameters())}
+            proved.sort(key=lambda g: min(order.get(s.tensor, len(order)) for s in g.slices))
+        return proved
+
+    # --- settling what is open --------------------------------------------------------------
+
+    def _settle(self, *, most: bool) -> None:
+        """Decide how channels go that are laid out over several dimensions of a tensor.
+
+        They can go along one of the dimensions only. What has to be the same along the others is
+        tied: so that as many channels as possible stay apart, or as few.
+        """
+        while True:
+            classes = self._ledger.classes()
+            open_one = next((a for a in self._ledger.joint if self._is_open(a, classes)), None)
+            if open_one is None:
+                break
+            dims = sorted(varying(compress(self._numbers(open_one, classes))))
+            pick = max if most else min
+            stays = pick(dims, key=lambda d: (open_one.shape[d], d))
+            rest = open_one
+            for dim in dims:
+                if dim != stays:
+                    rest = rest.narrow(dim, 0, 1)
+            self._ledger.tie(rest, open_one, "its channels are laid out over several dimensions")
+        self._class_of = self._ledger.classes()
+        self._why = self._ledger.reasons(self._class_of)
+
+    def _is_open(self, array: Tensor, classes: IntArray) -> bool:
+        return len(varying(compress(self._numbers(array, classes)))) > 1
+
+    def _numbers(self, array: Tensor, classes: IntArray) -> Tensor:
+        """Return the class of every entry, one number for all that must stay."""
+        frozen = self._frozen_numbers(classes)
+        found = torch.from_numpy(np.where(frozen, -1, np.arange(len(frozen)))[classes])
+        return torch.where(array > 0, found[array.clamp(min=0)], -1)
+
+    def _frozen_numbers(self, classes: IntArray) -> Any:
+        frozen = np.zeros(int(classes.max()) + 1, dtype=np.bool_)
+        frozen[list(self._ledger.reasons(classes))] = True
+        return frozen
+
+    # --- groups -----------------------------------------------------------------------------
+
+    def _groups(self) -> list[ChannelGroup]:
+        """Return what could be pruned: classes that run through the same dimensions."""
+        leaves, read, made = self._ledger.leaves, self._ledger.readers(), self._ledger.makers()
+        entries: dict[int, list[tuple[int, int]]] = {}
+        for number, leaf in enumerate(leaves):
+            for entry, of in enumerate(self._class_of[leaf.atoms].tolist()):
+                if of not in self._why:
+                    entries.setdefault(of, []).append((number, entry))
+        alike: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for of, pairs in entries.items():
+            signature = tuple((n, len(list(g))) for n, g in groupby(pairs, key=lambda p: p[0]))
+            alike.setdefault(signature, []).append(of)
+        found = []
+        for signature, members in alike.items():
+            slices = []
+            for number, _ in signature:
+                leaf = leaves[number]
+                index = np.array([[e for n, e in entries[of] if n == number] for of in members])
+                reads, makes = (bool(m[leaf.start + index].any()) for m in (read, made))
+                # A tied weight may do both: one slice each.
+                if makes or not reads:
+                    slices.append((leaf, index, "out"))
+                if reads:
+                    slices.append((leaf, index, "in"))
+            group = self._group(slices)
+            if group is not None:
+                found.append(group)
+        return _named(self.model, found)
+
+    def _group(self, slices: Sequence[tuple[Leaf, IntArray, Any]]) -> ChannelGroup | None:
+        channels = len(slices[0][1])
+        group = ChannelGroup(
+            name="",
+            channels=channels,
+            slices=tuple(
+                Slice(tensor=leaf.tensor, dim=leaf.dim, role=role, index=index)
+                for leaf, index, role in slices
+            ),
+        )
+        pattern = next((p for n in _makers(group) if (p := self.kept_layers.get(n))), None)
+        if pattern is not None:
+            self._block(group, f"kept by {pattern!r}")
+            return None
+        if all(s.role == "out" for s in group.slices):
+            self._block(group, "nothing in the run reads its outputs")
+            return None
+        if len(group.slices) == 1:  # all of it reads
+            return self._input_group(group)
+        if channels < 2:
+            self._block(group, "it has a single channel")
+            return None
+        return group
+
+    def _input_group(self, group: ChannelGroup) -> ChannelGroup | None:
+        """Add to a group of input features the buffer by which the layer picks them."""
+        piece = group.slices[0]
+        path = piece.tensor.rpartition(".")[0]
+        layer = self.model.get_submodule(path)
+        if not (may_select(layer) or selects(layer)) or piece.dim != 1 or group.channels < 2:
+            return None
+        name = f"{path}.{SELECTED}" if path else SELECTED
+        picks = Slice(tensor=name, dim=0, role="out", index=piece.index)
+        return ChannelGroup(name="", channels=group.channels, slices=(piece, picks))
+
+    # --- proof ------------------------------------------------------------------------------
+
+    def _proved(self, groups: Sequence[ChannelGroup], probe: Any) -> list[ChannelGroup]:
+        """Return the groups that the model itself confirms; block the others."""
+        faults = prove(self.model, groups, self.grouping(groups, samples=1), probe)
+        for group in groups:
+            if group.name in faults:
+                self._block(group, faults[group.name])
+        return [g for g in groups if g.name not in faults]
+
+    def _block(self, group: ChannelGroup, reason: str) -> None:
+        for layer in _makers(group):
+            self.reasons.setdefault(layer, reason)
+
+    # --- the whole --------------------------------------------------------------------------
+
+    def grouping(
+        self, groups: Sequence[ChannelGroup], *, samples: int, blocks: Sequence[str] = ()
+    ) -> Grouping:
+        """Return everything that is known, with `groups` as what can be pruned."""
+        column = self._columns(groups)
+        return Grouping(
+            groups=tuple(groups),
+            blocked=tuple(self._blocked(groups)),
+            shapes={name: tuple(p.shape) for name, p in self.model.named_parameters()},
+            positions={n: times // samples for n, times in self.trail.positions.items()},
+            products=tuple(self._products(column, groups, samples, blocks)),
+            activations=tuple(self._activations(column, groups, samples, blocks)),
+            blocks=tuple(f"{name}{BLOCK}" for name in blocks),
+            norms=tuple(
+                f"{name}.weight"
+                for name, module in self.model.named_modules()
+                if isinstance(module, _NormBase) and module.weight is not None
+            ),
+        )
+
+    def _columns(self, groups: Sequence[ChannelGroup]) -> IntArray:
+        """Return, by atom, the number of its group; -1 if it has none."""
+        number = np.full(int(self._class_of.max()) + 1, -1)
+        starts = {(leaf.tensor, leaf.dim): leaf.start for leaf in self._ledger.leaves}
+        for i, group in enumerate(groups):
+            for piece in group.slices:
+                start = starts.get((piece.tensor, piece.dim))
+                if start is not None:
+                    number[self._class_of[start + piece.index.reshape(-1)]] = i
+        found: IntArray = number[self._class_of]
+        found[0] = -1
+        return found
+
+    def _extent(
+        self, extent: AtomExtent, column: IntArray, groups: Sequence[ChannelGroup]
+    ) -> Extent:
+        size, atoms = extent
+        if atoms is None:
+            return Extent(size=size, entries={})
+        numbers, counts = np.unique(column[atoms.clamp(min=0).numpy()], return_counts=True)
+        entries = {
+            groups[n].name: count // groups[n].channels
+            for n, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+            if n >= 0
+        }
+        return Extent(size=size, entries=entries)
+
+    def _product(
+        self, extents: Sequence[AtomExtent], column: IntArray, groups: Sequence[ChannelGroup]
+    ) -> tuple[tuple[Extent, ...], int]:
+        """Return the extents that shrink, and the product of those that do not."""
+        found = [self._extent(e, column, groups) for e in extents]
+        constant = 1
+        for extent in found:
+            constant *= 1 if extent.entries else extent.size
+        return tuple(e for e in found if e.entries), constant
+
+    def blocks(self) -> list[str]:
+        """Return the innermost modules that can be left out: what comes in could go on."""
+        found = []
+        for name, (given, made) in self.trail.skips.items():
+            before, after = (
+                sorted((compress(self._of(a)) for a in each.arrays), key=lambda a: a.shape)
+                for each in (given, made)
             )
-        yield _Traced(channels=len(group[0].idxs), members=members)
+            if len(before) == len(after) and all(map(torch.equal, before, after)):
+                found.append(name)
+        return [n for n in found if not any(o.startswith(f"{n}.") for o in found)]
+
+    def _of(self, atoms: Tensor) -> Any:
+        """Return the class of each atom; entries without one stand for themselves."""
+        numbers = torch.from_numpy(self._class_of)[atoms.clamp(min=0)]
+        return torch.where(atoms > 0, numbers, atoms - 1)
+
+    def _products(
+        self,
+        column: IntArray,
+        groups: Sequence[ChannelGroup],
+        samples: int,
+        blocks: Sequence[str],
+    ) -> Iterator[Product]:
+        totals: dict[tuple[Any, ...], tuple[tuple[Extent, ...], int]] = {}
+        for extents, inside in self.trail.products:
+            shrinking, constant = self._product(extents, column, groups)
+            shrinking += _present(inside, blocks)
+            key = tuple((e.size, tuple(e.entries.items())) for e in shrinking)
+            known = totals.get(key, (shrinking, 0))
+            totals[key] = (shrinking, known[1] + constant)
+        for shrinking, times in totals.values():
+            yield Product(extents=shrinking, times=Fraction(times, samples))
+
+    def _activations(
+        self,
+        column: IntArray,
+        groups: Sequence[ChannelGroup],
+        samples: int,
+        blocks: Sequence[str],
+    ) -> Iterator[Activation]:
+        for made in self.trail.activations:
+            shrinking, constant = self._product(made.extents, column, groups)
+            shrinking += _present(made.inside, blocks)
+            size = Fraction(constant * made.itemsize, samples)
+            yield Activation(
+                product=Product(extents=shrinking, times=size), born=made.born, last=made.last
+            )
+
+    def _blocked(self, groups: Sequence[ChannelGroup]) -> Iterator[Blocked]:
+        pruned = {s.tensor for g in groups for s in g.slices if s.role == "out"}
+        first = shared_names(self.model)
+        for name, module in self.model.named_modules():
+            own = dict(module.named_parameters(prefix=name, recurse=False))
+            if not own or pruned & {first.get(n, n) for n in own}:
+                continue
+            params = sum(p.numel() for p in own.values())
+            yield Blocked(layer=name, params=params, reason=self._reason(name, own))
+
+    def _reason(self, layer: str, own: Mapping[str, Tensor]) -> str:
+        """Return why none of a layer's channels can go."""
+        read = self._ledger.readers()
+        first = shared_names(self.model)
+        tensors = {first.get(name, name) for name in own}
+        for leaf in self._ledger.leaves:
+            if leaf.tensor in tensors and not read[leaf.atoms].all():
+                why = {self._why.get(c) for c in self._class_of[leaf.atoms].tolist()}
+                if any(why):
+                    return next(w for w in why if w)
+        if layer in self.reasons:
+            return self.reasons[layer]
+        matrices = [t for t in own.values() if t.dim() > 1]
+        if any(1 in t.shape[:2] for t in matrices):
+            return "it has a single channel"
+        return "no prunable group runs through it"
 
 
-def _is_root(member: _Member) -> bool:
-    return member.role == "out" and isinstance(member.module, (_ConvNd, nn.Linear))
+def _present(inside: Sequence[str], blocks: Sequence[str]) -> tuple[Extent, ...]:
+    """Return a factor that is 0 once a block is dropped, for each block that runs."""
+    return tuple(Extent(size=1, entries={f"{n}{BLOCK}": 1}) for n in inside if n in blocks)
 
 
-def _index_table(member: _Member, channels: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    rows: list[list[int]] = [[] for _ in range(channels)]
-    for entry, channel in zip(member.entries, member.channels, strict=True):
-        rows[channel].append(entry)
-    if len({len(row) for row in rows}) != 1 or len(set(member.entries)) != len(member.entries):
-        raise UnprunableError(f"its channels do not map evenly onto {member.name!r}")
-    return np.array([sorted(row) for row in rows], dtype=np.int64)
+def _makers(group: ChannelGroup) -> list[str]:
+    """Return the names of the layers that lose outputs with a group."""
+    names = [s.tensor.rpartition(".")[0] for s in group.slices if s.role == "out"]
+    return list(dict.fromkeys(names))
 
 
-def _tensor_dims(member: _Member) -> Iterator[tuple[str, int]]:
-    """Yield the tensors (and the dimension of each) that a member's channels run through."""
-    module, name = member.module, member.name
-    if isinstance(module, nn.Parameter):
-        yield name, member.dim % module.dim()
-        return
-    problem = _unsupported(module)
-    if problem:
-        raise UnprunableError(f"{name!r} is {problem}")
-    prefix = f"{name}." if name else ""
-    for tensor, dim in _layer_dims(module, member.role):
-        if getattr(module, tensor) is not None:
-            yield f"{prefix}{tensor}", dim
+def _named(model: nn.Module, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    """Name each group after its root: the first layer that makes its channels."""
+    order = {name: i for i, (name, _) in enumerate(model.named_parameters())}
+    parameters = dict(model.named_parameters())
+    rooted = []
+    for group in groups:
+        known = [s for s in group.slices if s.tensor in order]
+        makers = [s for s in known if s.role == "out"]
+        matrices = [s for s in makers if sum(n > 1 for n in parameters[s.tensor].shape) > 1]
+        weights = [s for s in matrices if s.tensor.endswith("weight")]
+        likely = weights or matrices or makers or known
+        root = min(likely, key=lambda s: (order[s.tensor], s.index[0, 0]))
+        rooted.append((order[root.tensor], int(root.index[0, 0]), root, group))
+    rooted.sort(key=lambda item: item[:2])
+    found: list[ChannelGroup] = []
+    taken: dict[str, int] = {}
+    for _, _, root, group in rooted:
+        picks = any(s.tensor.endswith(f".{SELECTED}") or s.tensor == SELECTED for s in group.slices)
+        name = _root_name(model, root.tensor) + (INPUTS if picks else "")
+        taken[name] = taken.get(name, 0) + 1
+        name = name if taken[name] == 1 else f"{name}:{taken[name]}"
+        order_of = np.argsort(root.index[:, 0], kind="stable")
+        slices = tuple(
+            Slice(tensor=s.tensor, dim=s.dim, role=s.role, index=s.index[order_of])
+            for s in group.slices
+        )
+        found.append(ChannelGroup(name=name, channels=group.channels, slices=slices))
+    return found
 
 
-def _unsupported(module: nn.Module) -> str | None:
-    if isinstance(module, _ConvNd) and 1 < module.groups != module.in_channels:
-        return f"a convolution of {module.groups} groups"
-    if isinstance(module, _ConvNd) and 1 < module.groups != module.out_channels:
-        return "a depthwise convolution with a channel multiplier"
-    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
-        return f"a LayerNorm over {len(module.normalized_shape)} dimensions"
-    if isinstance(module, nn.GroupNorm) and module.num_groups not in (1, module.num_channels):
-        return f"a GroupNorm of {module.num_groups} groups"
-    if isinstance(module, nn.Embedding):
-        return "an embedding"
-    supported = (_ConvNd, nn.Linear, _NormBase, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
-    if not isinstance(module, supported) and any(True for _ in module.parameters(recurse=False)):
-        return f"a {type(module).__name__}, a layer type that cannot be cut yet"
-    return None
-
-
-def _layer_dims(module: nn.Module, role: Role) -> list[tuple[str, int]]:
-    if isinstance(module, _ConvNd) and module.groups > 1:  # depthwise: rides on its channels
-        return [("weight", 0), ("bias", 0)]
-    if isinstance(module, _ConvTransposeNd):
-        return [("weight", 1), ("bias", 0)] if role == "out" else [("weight", 0)]
-    if isinstance(module, (_ConvNd, nn.Linear)):
-        return [("weight", 0), ("bias", 0)] if role == "out" else [("weight", 1)]
-    if isinstance(module, _NormBase):
-        return [(t, 0) for t in ("weight", "bias", "running_mean", "running_var")]
-    if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
-        return [("weight", 0), ("bias", 0)]
-    if isinstance(module, nn.PReLU) and module.num_parameters > 1:
-        return [("weight", 0)]
-    return []
-
-
-def _blocked_layers(
-    model: nn.Module, groups: Sequence[ChannelGroup], reasons: dict[str, str]
-) -> Iterator[Blocked]:
-    pruned = {s.tensor for g in groups for s in g.slices if s.role == "out"}
-    for name, module in model.named_modules():
-        own = dict(module.named_parameters(prefix=name, recurse=False))
-        if not own or pruned & set(own):
-            continue
-        reason = reasons.get(name) or reasons.get(next(iter(own)))
-        if reason is None:
-            problem = _unsupported(module)
-            reason = f"it is {problem}" if problem else "no prunable group runs through it"
-        yield Blocked(layer=name, params=sum(p.numel() for p in own.values()), reason=reason)
+def _root_name(model: nn.Module, tensor: str) -> str:
+    owner, _, attribute = tensor.partition(".parametrizations.")[0].rpartition(".")
+    if ".parametrizations." in tensor:
+        return tensor.partition(".parametrizations.")[0]
+    named = attribute == "weight" or type(model.get_submodule(owner)).__module__.startswith(
+        "torch."
+    )
+    return owner if named and owner else tensor

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoprune.pruning.cost import CostModel
-from autoprune.pruning.graph import find_groups
-from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping
+from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, module_of
 from autoprune.searching.space import SearchSpace
 from autoprune.study import PruningStudy
 
@@ -44,6 +43,8 @@ class LayerRow:
     """Of the model's parameters."""
     reason: str
     """Why its own channels stay; empty if they need not."""
+    block: str
+    """The outermost residual block that may be dropped with it; empty if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +75,18 @@ class Diagnosis:
 
 def diagnose(study: PruningStudy) -> Diagnosis:
     """Find a study's groups and what they are worth."""
-    grouping = find_groups(study.build(), study.example, keep=study.keep)
+    grouping = study.find_groups(study.build())
     cost = CostModel(grouping)
     dense = grouping.channels
     params = cost.params(dense)
-    space = SearchSpace(channels=dense, space=study.space, has_dropout=False)
+    groups = {g.name: g.channels for g in grouping.groups}
+    space = SearchSpace(
+        channels=groups, blocks=grouping.blocks, space=study.space, has_dropout=False
+    )
     return Diagnosis(
         study=study.name,
         params=params,
-        least_params=cost.params(space.minimum_widths()),
+        least_params=cost.params(space.minimum_widths() | dict.fromkeys(grouping.blocks, 0)),
         macs=cost.macs(dense),
         groups=tuple(
             GroupRow(
@@ -131,7 +135,8 @@ def _layer_rows(grouping: Grouping, total: int) -> Iterator[LayerRow]:
         for group in grouping.groups
         for piece in group.slices
         if piece.role == "out"
-    }
+    } | {(tensor, name): 0 for name, tensor in grouping.weights.items()}
+    blocks = sorted(map(module_of, grouping.blocks), key=len)
     reasons = {b.layer: b.reason for b in grouping.blocked}
     for layer, tensors in owned.items():
         pruned = [(t, name, dim) for (t, name), dim in through.items() if t in tensors]
@@ -145,6 +150,7 @@ def _layer_rows(grouping: Grouping, total: int) -> Iterator[LayerRow]:
             params=params,
             share=params / max(total, 1),
             reason="" if pruned else stays,
+            block=next((b for b in blocks if f"{layer}.".startswith(f"{b}.")), ""),
         )
 
 

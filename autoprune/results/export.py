@@ -22,11 +22,12 @@ from autoprune.pruning.files import write_json
 from autoprune.pruning.forward import (
     batch_size_of,
     call,
-    count_params,
     map_tensors,
     randomised,
+    shared_names,
     tensors_of,
 )
+from autoprune.pruning.masks import count_nonzero
 from autoprune.pruning.plan import Plan
 from autoprune.pruning.weights import load_tensors, save_model, save_tensors
 from autoprune.results.load import PLAN, WEIGHTS, checksum
@@ -49,7 +50,13 @@ class Exported:
 
 
 def export_model(
-    model: nn.Module, folder: Path, *, example: Any, plan: Plan, about: Mapping[str, Any]
+    model: nn.Module,
+    folder: Path,
+    *,
+    example: Any,
+    plan: Plan,
+    about: Mapping[str, Any],
+    zeroed: Sequence[str] = (),
 ) -> Exported:
     """Write `model` to `folder` in every format, with the reference that proves them.
 
@@ -60,12 +67,21 @@ def export_model(
         free in the exported programs where the model allows it.
     about
         JSON-able facts that go into ``plan.json``.
+    zeroed
+        Parameters of which single weights were pruned: only those that are not zero count.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = model.cpu().eval()
     digest = save_model(folder / WEIGHTS, model)
-    params = count_params(model)
-    content = {**about, "params": params, "sha256": digest, **plan.to_json()}
+    params = count_nonzero(model, zeroed)
+    content = {
+        **about,
+        "params": params,
+        "zeroed": list(zeroed),
+        "shared": list(shared_names(model)),
+        "sha256": digest,
+        **plan.to_json(),
+    }
     write_json(folder / PLAN, {**content, "checksum": checksum(content)})
     example = map_tensors(lambda t: t.detach().cpu(), example)
     formats, problems = ["safetensors"], []

@@ -13,7 +13,8 @@ from torch import nn
 from autoprune.errors import AutopruneError
 from autoprune.pruning.cut import load_state
 from autoprune.pruning.files import read_json
-from autoprune.pruning.forward import count_params
+from autoprune.pruning.groups import module_of
+from autoprune.pruning.masks import count_nonzero
 from autoprune.pruning.weights import load_tensors
 
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
@@ -53,8 +54,9 @@ def load(folder: str | Path, *, model: nn.Module) -> nn.Module:
             f"its content: it was altered. Export it again."
         )
     state = load_tensors(folder / WEIGHTS, sha256=plan["sha256"])
-    small = load_state(model, state).eval()
-    _check_count(small, plan["params"])
+    dropped = [module_of(name) for name, kept in (plan["kept"] or {}).items() if not kept]
+    small = load_state(model, state, dropped=dropped).eval()
+    _check_count(small, plan)
     return small
 
 
@@ -64,8 +66,8 @@ def checksum(plan: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _check_count(model: nn.Module, expected: Any) -> None:
-    found = count_params(model)
+def _check_count(model: nn.Module, plan: Mapping[str, Any]) -> None:
+    expected, found = plan["params"], count_nonzero(model, plan["zeroed"])
     if found != expected:
         raise AutopruneError(
             f"The loaded model must have the plan's {expected} parameters, but has {found}: "

@@ -12,7 +12,7 @@ def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     from importlib.metadata import version
 
-    packages = ("torch", "optuna", "mlflow", "scikit-learn", "torch-pruning")
+    packages = ("torch", "optuna", "mlflow", "scikit-learn")
     return {
         "autoprune": VERSION,
         "python": platform.python_version(),

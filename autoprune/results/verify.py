@@ -33,7 +33,7 @@ def _faults(folder: Path, reference_file: Path, tolerance: float) -> Any:
         if not file.exists():
             continue
         try:
-            outputs, params = run(file, inputs, layout)
+            outputs, params = run(file, inputs, layout, plan)
         except Exception as error:
             yield f"{name}: {type(error).__name__}: {error}"
             continue
@@ -54,7 +54,9 @@ def _count(reference: dict[str, Any], prefix: str) -> int:
     return sum(name.startswith(f"{prefix}/") for name in reference)
 
 
-def _run_program(file: Path, inputs: list[Any], layout: Any) -> tuple[list[Any], int | None]:
+def _run_program(
+    file: Path, inputs: list[Any], layout: Any, plan: dict[str, Any]
+) -> tuple[list[Any], int | None]:
     import torch
 
     program = torch.export.load(file)
@@ -65,10 +67,19 @@ def _run_program(file: Path, inputs: list[Any], layout: Any) -> tuple[list[Any],
             result = program.module()(*[_nest(v, inputs) for v in layout])
         else:
             result = program.module()(inputs[0])
-    return _flat(result), sum(p.numel() for p in program.parameters())
+    total = 0
+    for full, parameter in program.named_parameters():
+        # A program of a model with answers of its own class has it one level down.
+        names = {full, full.removeprefix("model.")}
+        if not names & set(plan["shared"]):
+            zeroed = names & set(plan["zeroed"])
+            total += int(parameter.count_nonzero()) if zeroed else parameter.numel()
+    return _flat(result), total
 
 
-def _run_onnx(file: Path, inputs: list[Any], layout: Any) -> tuple[list[Any], int | None]:
+def _run_onnx(
+    file: Path, inputs: list[Any], layout: Any, plan: dict[str, Any]
+) -> tuple[list[Any], int | None]:
     import onnxruntime
     import torch
 

@@ -3,7 +3,8 @@
 width_g is the allowed width nearest to s * C_g^eta * exp(beta * z_g + kappa * depth_g), where C_g
 is the dense group's size, z_g its standardised sensitivity, depth_g in [-1, 1] its place from input
 to output, and s is solved so that the plan has the wanted number of parameters. eta = 1 is a
-uniform ratio, eta = 0 a constant width.
+uniform ratio, eta = 0 a constant width. The other way is one threshold on the LAMP scores of all
+channels (Lee et al. 2021).
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Allocator:
     ----------
     sensitivity
         By group; what is left out counts as 0.
+    lamp
+        By group, the LAMP score of each of its channels; without it there are no `lamp_widths`.
     allowed
         By group, the widths it may have, ascending; without it, all of them.
 
@@ -55,17 +58,25 @@ class Allocator:
         cost: CostModel,
         *,
         sensitivity: Mapping[str, float] | None = None,
+        lamp: Mapping[str, Sequence[float]] | None = None,
         allowed: Mapping[str, Widths] | None = None,
     ) -> None:
         self.cost = cost
-        count = len(cost.names)
         every = allowed or dict(zip(cost.names, map(allowed_widths, cost.channels), strict=True))
-        self._allowed = [every[name] for name in cost.names]
+        # Blocks stay, whatever the size: they come after the groups, and nothing sways them.
+        block: Widths = np.ones(1, dtype=np.int64)
+        self._allowed = [every.get(name, block) for name in cost.names]
         self._boundaries = [boundaries(widths) for widths in self._allowed]
         self._lowest: Widths = np.array([widths[0] for widths in self._allowed], dtype=np.int64)
-        raw = np.array([(sensitivity or {}).get(name, 0.0) for name in cost.names])
-        self._z: Floats = (raw - raw.mean()) / (raw.std() or 1.0)
-        self._depth: Floats = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
+        count = len(cost.groups)
+        raw = np.array([(sensitivity or {}).get(name, 0.0) for name in cost.groups])
+        depth = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
+        none = np.zeros(len(cost.names) - count)
+        self._z: Floats = np.concatenate([(raw - raw.mean()) / (raw.std() or 1.0), none])
+        self._depth: Floats = np.concatenate([depth, none])
+        self._lamp: list[Floats] = [
+            np.sort(np.array((lamp or {}).get(n, [np.inf]))) for n in cost.names if lamp
+        ]
 
     @property
     def dense_params(self) -> int:
@@ -99,6 +110,42 @@ class Allocator:
             else:
                 high = middle
         return self._named(np.minimum(fitting, ceiling))
+
+    @property
+    def knows_lamp(self) -> bool:
+        """Whether it was given LAMP scores."""
+        return bool(self._lamp)
+
+    def lamp_widths(
+        self, params: int, *, at_most: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
+        """Return the widest plan of at most `params` parameters that cuts at one LAMP score.
+
+        Lee et al. 2021: every group keeps its channels of at least that score, of those that the
+        dense model had. Bounds are as for `widths`.
+        """
+        ceiling = self.cost.row(at_most) if at_most else self.cost.channels
+        thresholds = np.unique(np.concatenate(self._lamp))
+        low, high = 0, len(thresholds)  # the answer's place: widths fall as thresholds rise
+        while low < high:
+            middle = (low + high) // 2
+            row = self._lamp_row(float(thresholds[middle]), ceiling)
+            if int(self.cost.params_of(row[None])[0]) <= params:
+                high = middle
+            else:
+                low = middle + 1
+        threshold = float(thresholds[low]) if low < len(thresholds) else np.inf
+        return self._named(self._lamp_row(threshold, ceiling))
+
+    def _lamp_row(self, threshold: float, ceiling: Widths) -> Widths:
+        kept = [len(s) - int(np.searchsorted(s, threshold)) for s in self._lamp]
+        # The widest allowed one of at most so many, or the narrowest there is.
+        places = [
+            max(int(np.searchsorted(a, k, side="right")) - 1, 0)
+            for a, k in zip(self._allowed, kept, strict=True)
+        ]
+        widths = [a[place] for a, place in zip(self._allowed, places, strict=True)]
+        return np.minimum(np.array(widths, dtype=np.int64), ceiling)
 
     def _row(self, scale: float, steps: Sequence[Floats], ceiling: Widths) -> Widths:
         places = [np.searchsorted(s, scale, side="right") for s in steps]

@@ -22,7 +22,7 @@ from autoprune.errors import unknown
 from autoprune.searching.allocation import Allocator, Shape
 from autoprune.searching.objectives import DEFAULT_COSTS
 from autoprune.searching.pareto import pareto
-from autoprune.searching.space import SPARSITY, SearchSpace
+from autoprune.searching.space import DROP, SPARSITY, SearchSpace
 
 VALID, PARAMS = "valid", "params"
 """User attributes of a completed trial: its score and its size, whatever the objective. Other costs
@@ -37,6 +37,10 @@ SMALLEST = 1 / 256
 """Its last, unless the network cannot get that small."""
 CHAIN_SHARE = 0.7
 """Share of the budget that the descending chain takes."""
+DROP_SHARE = 0.25
+"""Share of the new sizes after it that drop a block, too, where blocks may be dropped."""
+LAMP_SHARE = 0.2
+"""Share of the new sizes after it that are spread by LAMP scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +161,14 @@ class PruningSampler(BaseSampler):
         parent = front[gap + 1]
         target = int(np.exp(rng.uniform(*sorted(sizes[gap : gap + 2]))))
         shape = Shape(eta=rng.uniform(0.2, 0.9), beta=rng.normal(0, 0.3), kappa=rng.normal(0, 0.3))
-        widths = self._context.allocator.widths(
-            target, shape, at_most=self._context.space.widths(parent.params)
-        )
-        return widths, parent
+        allocator = self._context.allocator
+        ceiling = self._context.space.widths(parent.params)
+        left = [block for block in self._context.space.blocks if ceiling[block]]
+        if left and rng.random() < DROP_SHARE:
+            ceiling[left[int(rng.integers(len(left)))]] = 0
+        if allocator.knows_lamp and rng.random() < LAMP_SHARE:
+            return allocator.lamp_widths(target, at_most=ceiling), parent
+        return allocator.widths(target, shape, at_most=ceiling), parent
 
     def _recipe(
         self,
@@ -174,7 +182,7 @@ class PruningSampler(BaseSampler):
         """Draw everything but the sparsities near a known recipe, or near the space's middle."""
         recipe: dict[str, Any] = {}
         for name, distribution in search_space.items():
-            if name.startswith(SPARSITY):
+            if name.startswith((SPARSITY, DROP)):
                 continue
             if isinstance(distribution, CategoricalDistribution):
                 choices = distribution.choices

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -18,11 +19,14 @@ from optuna.distributions import (
 from autoprune.errors import AutopruneError, unknown
 from autoprune.pruning.cost import Widths
 from autoprune.pruning.criteria import get_criterion
+from autoprune.pruning.groups import module_of
 from autoprune.pruning.plan import GRANULARITIES, FineTune, Granularity, Plan, Sparsify
 from autoprune.searching.widths import allowed_widths, nearest_width
 
-SPARSITY = "sparsity/"
+SPARSITY, DROP = "sparsity/", "drop/"
 NO_SPARSIFY = "none"
+WEIGHT_COUNTS = 512
+"""How many sizes a tensor may have whose single weights are pruned."""
 Range = float | tuple[float, float]
 """A fixed number, or (low, high) to search between."""
 
@@ -69,6 +73,8 @@ class Space:
     """Numbers of pruning steps to choose from, with training between them."""
     reconstruct: bool | tuple[bool, ...] = False
     """Whether readers of pruned channels are refitted by least squares; both may be tried."""
+    depth: bool = False
+    """Whether residual blocks may be dropped whole."""
     granularity: Granularity = "channel"
     """``channel`` makes tensors smaller; ``weight`` and ``2:4`` set single weights to zero."""
 
@@ -93,13 +99,29 @@ class Space:
                     f"`space.{name}` must be one or more whole numbers of at least 1, "
                     f"but is {getattr(self, name)!r}."
                 )
+        if not isinstance(self.depth, bool):
+            raise AutopruneError(f"`space.depth` must be True or False, but is {self.depth!r}.")
         if not all(isinstance(v, bool) for v in choices(self.reconstruct)):
             raise AutopruneError(
                 f"`space.reconstruct` must be True, False or both, but is {self.reconstruct!r}."
             )
         if self.granularity not in GRANULARITIES:
             raise unknown("granularity", self.granularity, GRANULARITIES)
+        if self.granularity != "channel":
+            self._check_single_weights()
         self._check_limits()
+
+    def _check_single_weights(self) -> None:
+        defaults = {f.name: f.default for f in fields(self)}
+        channels_only = ["sparsify", "reconstruct", "round_to", "min_width", "depth"]
+        if self.granularity == "2:4":
+            channels_only += ["steps", "max_sparsity"]
+        for name in channels_only:
+            if getattr(self, name) != defaults[name]:
+                raise AutopruneError(
+                    f"`space.{name}` must be left out with granularity {self.granularity!r}, "
+                    f"but is {getattr(self, name)!r}."
+                )
 
     def _check_limits(self) -> None:
         rules = {
@@ -176,9 +198,17 @@ class SearchSpace:
     """
 
     channels: Mapping[str, int]
+    """Dense widths of the channel groups."""
     space: Space
     has_dropout: bool
     fixed_batch_size: int | None = None
+    blocks: tuple[str, ...] = ()
+    """Residual blocks that may be dropped whole."""
+
+    @property
+    def dense_widths(self) -> dict[str, int]:
+        """Channels by group, and 1 for each block."""
+        return {**self.channels, **dict.fromkeys(self.blocks, 1)}
 
     def __post_init__(self) -> None:
         by_name = self.space.min_width
@@ -196,6 +226,10 @@ class SearchSpace:
         """Return what is searched, in a fixed order."""
         found: dict[str, BaseDistribution] = {
             f"{SPARSITY}{name}": FloatDistribution(0.0, self._most(name)) for name in self.channels
+        }
+        found |= {
+            f"{DROP}{module_of(block)}": CategoricalDistribution((False, True))
+            for block in self.blocks
         }
         found["criterion"] = CategoricalDistribution(self.space.criteria)
         for name in ("batch_size", "sparsify", "steps", "reconstruct"):
@@ -232,6 +266,10 @@ class SearchSpace:
     @cached_property
     def allowed(self) -> dict[str, Widths]:
         """The widths that each group may have, ascending."""
+        if self.space.granularity == "2:4":
+            return {n: np.array([count // 2, count]) for n, count in self.channels.items()}
+        if self.space.granularity == "weight":
+            return {n: self._weight_counts(count) for n, count in self.channels.items()}
         least = self.space.min_width
         return {
             name: allowed_widths(
@@ -245,6 +283,12 @@ class SearchSpace:
             for name, count in self.channels.items()
         }
 
+    def _weight_counts(self, count: int) -> Widths:
+        """Return how many of `count` weights may stay: a grid, as there may be millions."""
+        least = max(round((1.0 - self.space.max_sparsity) * count), 1)
+        grid = np.rint(np.geomspace(least, count, WEIGHT_COUNTS)).astype(np.int64)
+        return np.unique(grid)
+
     def _most(self, name: str) -> float:
         return min(self.space.max_sparsity, 1.0 - int(self.allowed[name][0]) / self.channels[name])
 
@@ -253,15 +297,19 @@ class SearchSpace:
         return {
             name: nearest_width((1.0 - params[f"{SPARSITY}{name}"]) * count, self.allowed[name])
             for name, count in self.channels.items()
-        }
+        } | {block: int(not params[f"{DROP}{module_of(block)}"]) for block in self.blocks}
 
     def minimum_widths(self) -> dict[str, int]:
-        """Return the narrowest widths the space allows."""
-        return {name: int(allowed[0]) for name, allowed in self.allowed.items()}
+        """Return the narrowest widths the space allows, no block dropped."""
+        narrowest = {name: int(allowed[0]) for name, allowed in self.allowed.items()}
+        return narrowest | dict.fromkeys(self.blocks, 1)
 
-    def sparsities(self, widths: Mapping[str, int]) -> dict[str, float]:
+    def sparsities(self, widths: Mapping[str, int]) -> dict[str, Any]:
         """Return the parameters that ask for `widths`."""
-        return {
+        dropped: dict[str, Any] = {
+            f"{DROP}{module_of(block)}": not widths[block] for block in self.blocks
+        }
+        return dropped | {
             f"{SPARSITY}{name}": min(1.0 - widths[name] / count, self._most(name))
             for name, count in self.channels.items()
         }

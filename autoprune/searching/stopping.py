@@ -44,6 +44,7 @@ class StoppingRule:
         epochs: int,
         curve: Sequence[float],
         completed: Iterable[Candidate],
+        earlier_epochs: int = 0,
     ) -> bool:
         """Return whether a trial should stop now.
 
@@ -54,16 +55,20 @@ class StoppingRule:
         epochs
             How many epochs it was to train.
         curve
-            Its validation scores: after the cut, then after each epoch.
+            Its validation scores: after the cut to its widths, then after each epoch.
+        earlier_epochs
+            How many of the epochs went to wider models, of earlier pruning steps. It is compared
+            with trials that had as many.
         """
         rung = len(curve) - 1
-        if rung not in self.rungs(epochs):
+        left = epochs - earlier_epochs
+        if rung not in self.rungs(left):
             return False
         sign = 1.0 if self.higher_is_better else -1.0
         better = 0
         for other in completed:
-            cheaper = all(cost_of(other.score, name) <= cost for name, cost in costs.items())
-            if cheaper and len(other.curve) > rung and other.plan.finetune.epochs == epochs:
+            same = other.plan.finetune.epochs == epochs and len(other.curve) == left + 1
+            if same and all(cost_of(other.score, name) <= cost for name, cost in costs.items()):
                 lead = sign * (other.curve[rung] - curve[rung])
                 better += lead > self.margin * abs(other.curve[rung])
         return better >= self.witnesses

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from autoprune.errors import TrialError
 from autoprune.pruning.plan import FineTune
 from autoprune.training.device import autocast, device_of
 from autoprune.training.distill import Teacher, to_batch
+from autoprune.training.regularise import Regulariser
 from autoprune.training.task import Task
 
 WARMUP = 0.2
@@ -38,6 +40,7 @@ def finetune(
     *,
     teacher: Teacher | None = None,
     seed: int = 0,
+    regulariser: Regulariser | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` in place and yield its validation score after each epoch.
 
@@ -55,6 +58,8 @@ def finetune(
         The dense model; None trains on the task's loss alone.
     seed
         Fixes the order of the data and the dropout masks.
+    regulariser
+        What else acts on the weights; by default nothing.
 
     Raises
     ------
@@ -64,9 +69,9 @@ def finetune(
     torch.manual_seed(seed)
     set_dropout(model, settings.dropout)
     device = device_of(model)
-    steps = len(task.batches("train", batch_size=settings.batch_size, seed=seed))
-    optimizer = _optimizer(model, settings)
-    schedule = LambdaLR(optimizer, _one_cycle(max(steps * settings.epochs, 1)))
+    extra = regulariser or Regulariser()
+    optimizer = _optimizer(model, settings, extra)
+    schedule = LambdaLR(optimizer, _one_cycle(max(step_count(task, settings, seed=seed), 1)))
     for epoch in range(1, settings.epochs + 1):
         model.train()
         total = torch.zeros((), device=device)
@@ -74,20 +79,44 @@ def finetune(
         epoch_seed = seed * 1_000 + epoch
         for batch in task.batches("train", batch_size=settings.batch_size, seed=epoch_seed):
             here = to_batch(batch, device)
+            extra.before_step()
             with autocast(device):
                 loss, outputs = task.step(model, here)
                 if teacher is not None and settings.distill_weight > 0 and outputs is not None:
                     distance = task.distance(outputs, teacher.outputs(here), settings.temperature)
                     loss = torch.lerp(loss.float(), distance.float(), settings.distill_weight)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            penalty = extra.penalty()
+            (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
+            extra.after_backward()
             optimizer.step()
+            with torch.no_grad():
+                extra.after_step(optimizer.param_groups[0]["lr"])
             schedule.step()
             total += loss.detach()
             count += 1
         mean = float(total) / max(count, 1)
         _check(mean, "loss", epoch, settings)
-        yield Epoch(epoch=epoch, loss=mean, valid=scored(task, model, epoch, settings))
+        if epoch == settings.epochs:
+            with torch.no_grad():
+                extra.finish()
+            valid = scored(task, model, epoch, settings)
+        else:
+            with extra.settled():
+                valid = scored(task, model, epoch, settings)
+        yield Epoch(epoch=epoch, loss=mean, valid=valid)
+
+
+def step_count(task: Task, settings: FineTune, *, seed: int = 0) -> int:
+    """Return how many optimiser steps fine-tuning takes."""
+    batches = task.batches("train", batch_size=settings.batch_size, seed=seed)
+    return len(batches) * settings.epochs
+
+
+def total_rate(settings: FineTune, steps: int) -> float:
+    """Return the sum of the learning rates of `steps` steps."""
+    factor = _one_cycle(max(steps, 1))
+    return settings.lr * sum(factor(step) for step in range(steps))
 
 
 def scored(task: Task, model: nn.Module, epoch: int, settings: FineTune) -> float:
@@ -117,12 +146,13 @@ def _check(value: float, what: str, epoch: int, settings: FineTune) -> None:
         )
 
 
-def _optimizer(model: nn.Module, settings: FineTune) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, settings: FineTune, extra: Regulariser) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, list[Tensor] | float]] = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},
         # Biases and normalisation scales are not decayed.
         {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+        *extra.trained(),
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, fused=True)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nets import NETS, build, grouped, kept_channels, widths_of
 from torch import Tensor, nn
 
-from autoprune.pruning.cost import CostModel, weight_positions
+from autoprune.pruning.cost import CostModel
 from autoprune.pruning.cut import cut
 from autoprune.pruning.forward import call
 from autoprune.pruning.graph import find_groups
@@ -125,20 +125,19 @@ def test_costs_by_hand() -> None:
 def test_a_layer_used_twice_is_multiplied_twice_and_stored_once() -> None:
     shared = nn.Linear(5, 5)
     model = nn.Sequential(nn.Linear(4, 5), shared, nn.ReLU(), shared)
-    positions = weight_positions(model, torch.zeros(3, 4))
+    positions = find_groups(model, torch.zeros(3, 4)).positions
     assert positions == {"0.weight": 1, "1.weight": 2}
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5])
 def test_costs_are_per_sample(samples: int) -> None:
     model, _ = build("autoencoder")
-    positions = weight_positions(model, torch.zeros(samples, 1, 8, 8))
+    positions = find_groups(model, torch.zeros(samples, 1, 8, 8)).positions
     assert positions == {"0.weight": 16, "2.weight": 16, "4.weight": 16, "6.weight": 64}
 
 
 def test_counting_leaves_no_hooks() -> None:
     model, inputs = build("residual")
-    with pytest.raises(RuntimeError):
-        weight_positions(model, torch.zeros(2, 1))
-    weight_positions(model, inputs)
+    find_groups(model, inputs)
     assert not any(m._forward_hooks for m in model.modules())
+    assert not any("_autoprune_labels" in p.__dict__ for p in model.parameters())

@@ -118,3 +118,61 @@ def test_sensitive_and_deep_groups_get_more() -> None:
     deep = ALLOCATOR.widths(size, Shape(kappa=0.8))
     assert deep["stem"] < plain["stem"]
     assert deep["down"] > plain["down"]
+
+
+# --- by LAMP scores ------------------------------------------------------------------------------
+
+LAMP = {
+    name: np.random.default_rng(i).uniform(0.01, 1, count).tolist()
+    for i, (name, count) in enumerate(grouped("residual").channels.items())
+}
+BY_LAMP = Allocator(COST, lamp=LAMP)
+
+
+@given(size=SIZES)
+def test_one_lamp_score_cuts_every_group(size: int) -> None:
+    widths = BY_LAMP.lamp_widths(size)
+    assert COST.params(widths) <= size
+    # Tried by hand: every score as the threshold, the widest that fits.
+    plans = [
+        {n: max(sum(s >= threshold for s in scores), 1) for n, scores in LAMP.items()}
+        for threshold in {0.0, *(s for scores in LAMP.values() for s in scores)}
+    ]
+    fitting = [p for p in plans if COST.params(p) <= size]
+    assert widths == max(fitting, key=COST.params)
+
+
+@given(size=SIZES, parent=SIZES)
+def test_a_lamp_child_is_no_wider_than_its_parent(size: int, parent: int) -> None:
+    ceiling = BY_LAMP.widths(parent, Shape(eta=0.2))
+    widths = BY_LAMP.lamp_widths(size, at_most=ceiling)
+    assert covers(ceiling, widths)
+    assert COST.params(widths) <= max(size, BY_LAMP.least_params)
+
+
+def test_lamp_scores_respect_the_lowest_widths() -> None:
+    lowest = {"stem": 3, "conv1": 5, "down": 2}
+    allowed = {n: allowed_widths(c, lowest=lowest[n]) for n, c in CHANNELS.items()}
+    assert Allocator(COST, lamp=LAMP, allowed=allowed).lamp_widths(0) == lowest
+
+
+@given(size=SIZES)
+def test_lamp_widths_are_allowed_ones(size: int) -> None:
+    allowed = {n: allowed_widths(c, round_to=4) for n, c in CHANNELS.items()}
+    allocator = Allocator(COST, lamp=LAMP, allowed=allowed)
+    widths = allocator.lamp_widths(size)
+    assert all(widths[n] in allowed[n] for n in widths)
+    assert COST.params(widths) <= max(size, allocator.least_params)
+
+
+def test_equal_lamp_scores_go_together() -> None:
+    allocator = Allocator(
+        COST, lamp={n: [0.5] * c for n, c in grouped("residual").channels.items()}
+    )
+    assert allocator.lamp_widths(ALLOCATOR.dense_params) == grouped("residual").channels
+    assert set(allocator.lamp_widths(ALLOCATOR.dense_params - 1).values()) == {1}
+
+
+def test_without_lamp_scores_there_is_no_lamp_spread() -> None:
+    assert BY_LAMP.knows_lamp
+    assert not ALLOCATOR.knows_lamp

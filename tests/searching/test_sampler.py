@@ -239,3 +239,19 @@ def test_an_interrupted_trials_size_is_tried_again() -> None:
     study.tell(stopped, state=TrialState.FAIL)
     again = study.ask(SPACE.distributions)
     assert SPACE.widths(again.params) == SPACE.widths(stopped.params)
+
+
+def test_some_later_sizes_are_spread_by_lamp_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {n: [(i + 1) / c for i in range(c)] for n, c in CHANNELS.items()}
+    by_lamp: list[dict[str, int]] = []
+
+    class Spy(Allocator):
+        def lamp_widths(self, params: int, **bounds: Any) -> dict[str, int]:
+            by_lamp.append(super().lamp_widths(params, **bounds))
+            return by_lamp[-1]
+
+    study = run("pruning", trials=40, budget=20, allocator=Spy(COST, lamp=scores))
+    assert 1 <= len(by_lamp) < 26 / 2
+    later = proposals(study)[CHAIN:]
+    assert all(w in later for w in by_lamp)
+    assert proposals(study)[:CHAIN] == proposals(run("pruning", trials=CHAIN, budget=20))

@@ -92,6 +92,25 @@ def test_other_schedules_are_no_witnesses() -> None:
     assert not stopped([0.1, 0.2, 0.3], longer, longer)
 
 
+def test_trials_of_several_steps_are_compared_with_their_like() -> None:
+    # Of 6 epochs, 2 went to wider models: 4 are left, and their rung 2 is the only one.
+    like = completed([0.5, 0.6, 0.8, 0.8, 0.8])
+
+    def dominated(curve: list[float], *witnesses: Candidate, earlier: int = 2) -> bool:
+        return RULE.dominated(
+            costs={"params": 100},
+            epochs=6,
+            earlier_epochs=earlier,
+            curve=curve,
+            completed=witnesses,
+        )
+
+    assert dominated([0.1, 0.2, 0.3], like, like)
+    assert not dominated([0.1, 0.2, 0.3], GOOD, GOOD)
+    assert not dominated([0.1, 0.2, 0.3], like, like, earlier=0)
+    assert not dominated([0.1] * 5, like, like)
+
+
 def test_short_curves_are_no_witnesses() -> None:
     short = completed([0.9, 0.9])
     assert not stopped([0.1, 0.2, 0.3], short, short)

@@ -1,0 +1,239 @@
+"""Following a model's channels: one run, every operation seen, labels carried along.
+
+The rules are stated for the operations that torch's functions come down to, so that it makes no
+difference how a model is written: modules, functions, bare parameters, einsum. What has no rule
+freezes what it touches, and says so.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autoprune.pruning.forward import call, tensors_of, without_fast_path
+from autoprune.pruning.labels import FIXED, WILD, Labels, Ledger, varying
+from autoprune.pruning.layers import is_rms_norm
+from autoprune.pruning.rules import RULES, Context, Extent, Given, pointwise
+
+IS_OUTPUT = "its outputs are the model's outputs"
+
+
+@dataclass(eq=False)
+class Trail:
+    """What following one run found."""
+
+    ledger: Ledger = field(default_factory=Ledger)
+    positions: dict[str, int] = field(default_factory=dict)
+    """How often each weight is multiplied, over the whole example."""
+    products: list[tuple[tuple[Extent, ...], tuple[str, ...]]] = field(default_factory=list)
+    """Multiply-accumulates that are not a weight's: extents, and the modules they were in."""
+    activations: list[Activation] = field(default_factory=list)
+    skips: dict[str, tuple[Labels, Labels]] = field(default_factory=dict)
+    """Modules that add their input to what they make of it: its labels, and their output's."""
+    steps: int = 0
+
+
+@dataclass(eq=False)
+class Activation:
+    """A tensor made on the way: its extents, bytes an entry, and when it is needed."""
+
+    extents: tuple[Extent, ...]
+    inside: tuple[str, ...]
+    """The modules that were running when it was made."""
+    itemsize: int
+    born: int
+    last: int
+
+
+def follow(
+    model: nn.Module, example: Any, *, prune_inputs: bool = False, embeddings: bool = False
+) -> Trail:
+    """Run `model` once on `example` and return what its operations say about its channels."""
+    trail = Trail()
+    follower = _Follower(trail, prune_inputs=prune_inputs, embeddings=embeddings)
+    saved = model.state_dict(keep_vars=True)
+    named = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in named:
+        # A buffer that is not saved could not be loaded at another size.
+        if tensor.is_floating_point() and name in saved:
+            follower.set(tensor, trail.ledger.label(name, tensor))
+    for tensor in tensors_of(example):
+        follower.set(tensor, Labels(is_input=True))
+    try:
+        with _plain_operations(), follower.watching(model), follower:
+            outputs = call(model, example)
+    finally:
+        for _, tensor in named:
+            tensor.__dict__.pop(_LABELS, None)
+    for tensor in tensors_of(outputs):
+        labels = follower.get(tensor)
+        trail.ledger.freeze_all(labels, IS_OUTPUT)
+        trail.ledger.settle_debts(labels)
+    return trail
+
+
+@contextmanager
+def _plain_operations() -> Iterator[None]:
+    """Have torch take the paths that come down to operations with rules."""
+    with ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(without_fast_path())
+        yield
+
+
+_LABELS = "_autoprune_labels"
+
+
+class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
+    """Sees every operation, and labels what comes out of it."""
+
+    def __init__(self, trail: Trail, *, prune_inputs: bool, embeddings: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ledger = trail.ledger
+        self.positions = trail.positions
+        self.prune_inputs = prune_inputs
+        self.embeddings = embeddings
+        self._trail = trail
+        self._storages: dict[int, Activation] = {}
+        self._inside: list[list[Any]] = []
+        """For each module that is running: its input, whether that was added to, its name."""
+
+    # Labels live on the tensors themselves, so that they go when the tensors do.
+
+    def set(self, tensor: Tensor, labels: Labels) -> None:
+        tensor.__dict__[_LABELS] = labels
+
+    def get(self, tensor: Tensor) -> Labels:
+        labels: Labels = tensor.__dict__.get(_LABELS, Labels())
+        return labels
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Know when a norm runs, whose statistics are over channels, and when a block does."""
+        hooks: list[Any] = []
+        for name, module in model.named_modules():
+            if is_rms_norm(module):
+                hooks.append(module.register_forward_pre_hook(self._enter_norm))
+                hooks.append(module.register_forward_hook(self._leave_norm))
+            elif name and list(module.children()) and list(module.parameters()):
+                hooks.append(
+                    module.register_forward_pre_hook(self._enterer(name), with_kwargs=True)
+                )
+                hooks.append(module.register_forward_hook(self._leaver(name)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _enter_norm(self, *_: Any) -> None:
+        self.norm_depth += 1
+
+    def _leave_norm(self, *_: Any) -> None:
+        self.norm_depth -= 1
+
+    def _enterer(self, name: str) -> Any:
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            tensors = tensors_of((args, kwargs))
+            self._inside.append([tensors[0] if tensors else None, False, name])
+
+        return enter
+
+    def _leaver(self, name: str) -> Any:
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            given, skipped, _ = self._inside.pop()
+            same = isinstance(output, Tensor) and given is not None and output.shape == given.shape
+            if skipped and same and args and args[0] is given:
+                self._trail.skips[name] = (self.get(given), self.get(output))
+
+        return leave
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = _bound(func, args, kwargs or {})
+        tensors = [t for value in given.values() for t in tensors_of(value)]
+        outs = tensors_of(out)
+        labels = self._follow(func, given, tensors, outs)
+        if func.overloadpacket is torch.ops.aten.add or func.overloadpacket is torch.ops.aten.add_:
+            for block in self._inside:
+                block[1] = block[1] or any(t is block[0] for t in tensors)
+        for tensor, label in zip(outs, labels, strict=True):
+            self.set(tensor, label)
+        self._remember(tensors, outs)
+        return out
+
+    def _follow(
+        self, func: Any, given: Given, tensors: Sequence[Tensor], outs: Sequence[Tensor]
+    ) -> Sequence[Labels]:
+        ins = [self.get(t) for t in tensors]
+        for labels in ins:
+            self.ledger.settle_debts(labels)
+        name = func.overloadpacket.__name__.rstrip("_")
+        rule = RULES.get(name) or (pointwise if torch.Tag.pointwise in func.tags else None)
+        if rule is not None:
+            found = rule(self, given, outs)
+            if found is not None:
+                return found
+        for labels in ins:
+            self.ledger.freeze_all(labels, f"the operation `{name}` cannot be followed")
+        wild = all(labels.base == WILD for labels in ins)
+        return [Labels(base=WILD if wild else FIXED)] * len(outs)
+
+    # --- what it costs ----------------------------------------------------------------------
+
+    def multiplied(self, extents: Sequence[Extent]) -> None:
+        self._trail.products.append((tuple(extents), self._running()))
+
+    def _running(self) -> tuple[str, ...]:
+        return tuple(block[2] for block in self._inside)
+
+    def _remember(self, tensors: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+        step = self._trail.steps = self._trail.steps + 1
+        shared = set()
+        for tensor in tensors:
+            place = tensor.untyped_storage().data_ptr()
+            shared.add(place)
+            if place in self._storages:
+                self._storages[place].last = step
+        for tensor in outs:
+            place = tensor.untyped_storage().data_ptr()
+            if place in shared or not tensor.numel():
+                continue
+            made = Activation(self.extents(tensor), self._running(), tensor.itemsize, step, step)
+            self._storages[place] = made
+            self._trail.activations.append(made)
+
+    def extents(self, tensor: Tensor) -> tuple[Extent, ...]:
+        """Return a tensor's size as a product of extents."""
+        labels = self.get(tensor)
+        found: list[Extent] = []
+        covered: set[int] = set()
+        for array in labels.arrays:
+            dims = varying(array)
+            if not dims & covered:
+                covered |= dims
+                found.append((array.numel(), array.reshape(-1)))
+        rest = math.prod(s for d, s in enumerate(tensor.shape) if d not in covered)
+        return ((rest, None), *found)
+
+
+def _bound(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Given:
+    names = func._schema.arguments
+    given = {a.name: a.default_value for a in names if a.has_default_value()}
+    given.update({a.name: value for a, value in zip(names, args, strict=False)})
+    return given | dict(kwargs)
