@@ -21,12 +21,13 @@ from autoprune.pruning.steps import steps_of
 from autoprune.pruning.weights import save_model
 from autoprune.training.calibrate import recalibrate
 from autoprune.training.finetune import Epoch, finetune, scored
+from autoprune.training.latency import measure
 from autoprune.training.regularise import StayingZero
 from autoprune.workbench import Job, Workbench
 
 RECALIBRATION_SAMPLES = 512
 RECALIBRATION_BATCH = 128
-COMPENSATED = ("flap",)
+COMPENSATED = ("flap", "obs")
 """Criteria to whose method the compensation of biases belongs."""
 STEP_SEED = 1_000_000_000
 """What an earlier step's training adds to the seed."""
@@ -46,7 +47,7 @@ def evaluate(
     Yields the score after the cut to the plan's widths (epoch 0) and after every epoch. A plan of
     several steps yields the epochs before that, too, with their `step`: their scores are of wider
     models. Told to stop, it saves nothing and returns None; else the weights are in the store when
-    it returns. `latency` holds the engine and the batch size by which the latency after the cut is
+    it returns. `latency` holds the engine and the batch size by which the cut model's latency is
     measured; without it, none is.
     """
     clock = _Clock()
@@ -71,7 +72,7 @@ def evaluate(
     with clock("evaluate"):
         valid = scored(bench.task, model, 0, tuning)
     with clock("measure"):
-        measured = bench.latency(model, latency)
+        measured = measured_latency(bench, model, latency)
     if not (yield {"epoch": 0, "valid": valid, **measured}):
         return None
     with clock("train"):
@@ -89,6 +90,16 @@ def evaluate(
         "plan": replace(wanted, kept=reached.kept).to_json(),
         "seconds": clock.seconds,
     }
+
+
+def measured_latency(
+    bench: Workbench, model: nn.Module, how: Mapping[str, Any] | None
+) -> dict[str, float]:
+    """Return a model's latency as a score holds it; nothing if it is not to be measured."""
+    if how is None:
+        return {}
+    found = measure(model, bench.study.example, **how)
+    return {"latency": found.seconds, "latency_spread": found.spread}
 
 
 @dataclass(frozen=True, kw_only=True)

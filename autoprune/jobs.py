@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError, first_line
 from autoprune.evaluation import evaluate as evaluate
+from autoprune.evaluation import measured_latency
 from autoprune.pruning.cut import check_state
 from autoprune.pruning.plan import FineTune, fingerprint
 from autoprune.pruning.weights import load_checkpoint, save_model
@@ -48,7 +49,7 @@ def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None)
             yield {"epoch": epoch.epoch, "epochs": study.train.epochs, "valid": epoch.valid}
     settings = study.train or FineTune(epochs=0, lr=0.0)
     valid = scored(study.task, model, settings.epochs, settings)
-    measured = bench.latency(model, latency)
+    measured = measured_latency(bench, model, latency)
     save_model(bench.store.weights(DENSE), model)
     bench.store.scores(DENSE).unlink(missing_ok=True)  # of a run that did not get further
     lamp: Mapping[str, Tensor] = {}

@@ -22,7 +22,6 @@ from autoprune.searching.candidate import DENSE
 from autoprune.study import PruningStudy, StudySource
 from autoprune.training.device import pick_device, use_one_thread
 from autoprune.training.distill import Teacher, to_batch
-from autoprune.training.latency import measure
 from autoprune.training.task import Batch
 
 Job = Generator[dict[str, Any], bool, dict[str, Any] | None]
@@ -124,12 +123,8 @@ class Workbench:
         file = self.store.scores(name)
         cached = load_tensors(file) if file.exists() else {}
         if not _part(cached, criterion.name):  # never asked for, or registered since
-            # Curvature takes long: it is estimated only when it is asked for.
-            wanted = [
-                c
-                for c in CRITERIA.values()
-                if c.needs_data and c.needs_curvature == criterion.needs_curvature
-            ]
+            # Curvature and moments take long: they are measured only when they are asked for.
+            wanted = [c for c in CRITERIA.values() if c.needs_data and c.extras == criterion.extras]
             cached |= self._measured(wanted, model, grouping)
             save_tensors(file, cached)
         return cached
@@ -161,15 +156,9 @@ class Workbench:
             ),
             loss=lambda m, b: self.task.step(m, b)[0],
             curvature=any(c.needs_curvature for c in criteria),
+            moments=any(c.needs_moments for c in criteria),
             seed=self.study.seed,
         )
-
-    def latency(self, model: nn.Module, how: Mapping[str, Any] | None) -> dict[str, float]:
-        """Return a model's latency as a score holds it; nothing if it is not to be measured."""
-        if how is None:
-            return {}
-        found = measure(model, self.study.example, **how)
-        return {"latency": found.seconds, "latency_spread": found.spread}
 
     def training_batches(self, *, samples: int, batch_size: int) -> Iterator[Batch]:
         """Yield the same few training batches every time."""

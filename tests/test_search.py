@@ -777,9 +777,9 @@ class Pretender:
         self.cost = cost
         self.store = store
         self.curve = curve
-        self.latency = 0.1
         self.earlier: list[float] = []
         """Scores it has before its final widths."""
+        self.latency = 0.1
         self.interrupted = False
         self.started: list[str] = []
         self.answers: list[bool] = []
@@ -925,30 +925,6 @@ def test_other_trials_are_not_stopped(
     assert b.tracker.records[0].state == "complete"
 
 
-@pytest.mark.parametrize(("latency", "stops"), [(0.25, True), (0.125, False)])
-def test_a_dominated_trial_that_is_faster_is_not_stopped(
-    bench: Callable[..., Bench], latency: float, stops: bool
-) -> None:
-    b = bench(
-        [0.1] * (EPOCHS + 1),
-        costs=("params", "latency"),
-        latency={"engine": "eager", "batch_size": 1},
-    )
-    for name, candidate in b.driver.candidates.items():
-        score = replace(candidate.score, latency=0.2)
-        b.driver.candidates[name] = replace(candidate, score=score)
-    b.executor.latency = latency
-    b.driver.search(b.study, budget=1, deadline=None)
-    (trial,) = b.study.trials
-    assert trial.state == (TrialState.PRUNED if stops else TrialState.COMPLETE)
-    (record,) = b.tracker.records
-    assert record.metrics["latency_ms"] == 1e3 * latency
-    if not stops:
-        score = b.driver.candidates[trial_name(trial.number)].score
-        assert (score.latency, score.latency_spread) == (latency, 0.01)
-        assert trial.user_attrs["latency"] == latency
-
-
 def test_wider_models_scores_stop_nothing_and_are_no_part_of_the_curve(
     bench: Callable[..., Bench],
 ) -> None:
@@ -985,6 +961,30 @@ def test_trials_of_several_steps_are_stopped_by_their_like(bench: Callable[..., 
     b.driver.search(b.study, budget=2, deadline=None)
     assert b.study.trials[1].state == TrialState.PRUNED
     assert b.study.trials[1].user_attrs["curve"] == [0.1, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(("latency", "stops"), [(0.25, True), (0.125, False)])
+def test_a_dominated_trial_that_is_faster_is_not_stopped(
+    bench: Callable[..., Bench], latency: float, stops: bool
+) -> None:
+    b = bench(
+        [0.1] * (EPOCHS + 1),
+        costs=("params", "latency"),
+        latency={"engine": "eager", "batch_size": 1},
+    )
+    for name, candidate in b.driver.candidates.items():
+        score = replace(candidate.score, latency=0.2)
+        b.driver.candidates[name] = replace(candidate, score=score)
+    b.executor.latency = latency
+    b.driver.search(b.study, budget=1, deadline=None)
+    (trial,) = b.study.trials
+    assert trial.state == (TrialState.PRUNED if stops else TrialState.COMPLETE)
+    (record,) = b.tracker.records
+    assert record.metrics["latency_ms"] == 1e3 * latency
+    if not stops:
+        score = b.driver.candidates[trial_name(trial.number)].score
+        assert (score.latency, score.latency_spread) == (latency, 0.01)
+        assert trial.user_attrs["latency"] == latency
 
 
 def test_a_final_stage_that_goes_on_takes_the_front_of_now(bench: Callable[..., Bench]) -> None:

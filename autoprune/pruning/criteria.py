@@ -16,6 +16,7 @@ from torch import Tensor
 from autoprune.errors import AutopruneError, unknown
 from autoprune.pruning.evidence import Evidence
 from autoprune.pruning.groups import ChannelGroup, Grouping
+from autoprune.pruning.obs import Reader, elimination, read_entries
 from autoprune.pruning.readers import InputStats
 
 Score = Callable[[Evidence, ChannelGroup], Tensor]
@@ -31,19 +32,30 @@ class Criterion:
     """Whether a calibration pass is needed, or the weights alone will do."""
     needs_curvature: bool = False
     """Whether that pass must estimate the loss's curvature, too, which takes long."""
+    needs_moments: bool = False
+    """Whether it must gather the second moments of what layers read, which takes long, too."""
+
+    @property
+    def extras(self) -> tuple[bool, bool]:
+        """What the calibration pass does only when asked: curvature, moments."""
+        return self.needs_curvature, self.needs_moments
 
 
 CRITERIA: dict[str, Criterion] = {}
 
 
 def criterion(
-    name: str, *, needs_data: bool = False, needs_curvature: bool = False
+    name: str,
+    *,
+    needs_data: bool = False,
+    needs_curvature: bool = False,
+    needs_moments: bool = False,
 ) -> Callable[[Score], Score]:
     """Register a criterion under `name`.
 
     The function gets the evidence and a group, and returns a tensor of shape [channels]. With
     `needs_data` the evidence holds what a calibration pass gave, with `needs_curvature` also the
-    diagonal of the loss's Hessian.
+    diagonal of the loss's Hessian, with `needs_moments` the second moments of what layers read.
 
     Examples
     --------
@@ -57,8 +69,9 @@ def criterion(
         CRITERIA[name] = Criterion(
             name=name,
             score=score,
-            needs_data=needs_data or needs_curvature,
+            needs_data=needs_data or needs_curvature or needs_moments,
             needs_curvature=needs_curvature,
+            needs_moments=needs_moments,
         )
         return score
 
@@ -237,6 +250,34 @@ def apoz(evidence: Evidence, group: ChannelGroup) -> Tensor:
     norms = l2(evidence, group).cpu().double()
     tie = APOZ_TIE * norms / norms.max().clamp_min(torch.finfo(torch.float64).tiny)
     return active.cpu().double() / readers + tie
+
+
+@criterion("obs", needs_moments=True)
+def obs(evidence: Evidence, group: ChannelGroup) -> Tensor:
+    """Hassibi & Stork 1993 (Optimal Brain Surgeon), of channels: by how late each is eliminated.
+
+    Channels are taken away one after the other, each time the one without which all that read it,
+    best adjusted, err least (`elimination`). So of channels that say the same, all but one go
+    early. score = place in that order / channels + share of the whole error that is made once the
+    channel is gone. What a removed channel gave on average goes into the readers' biases, see
+    `compensate`; the rest of the adjustment is what `reconstruct` does.
+
+    Readers that hide what they read, or read more than `moments.MOST_ENTRIES`, are left out; where
+    all do, `l2` stands in.
+    """
+    readers = [
+        Reader.of(evidence.tensors[tensor], dim, index, evidence.moments[tensor])
+        for (tensor, dim), index in read_entries(group).items()
+        if tensor in evidence.moments and tensor in evidence.tensors
+    ]
+    if not readers:
+        return l2(evidence, group)
+    order, errors = elimination(readers)
+    made = errors.cumsum(0)
+    score = torch.empty_like(made)
+    places = torch.arange(1, len(order) + 1, dtype=made.dtype) / len(order)
+    score[order] = places + made / made[-1].clamp_min(torch.finfo(made.dtype).tiny)
+    return score
 
 
 def _over_readers(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.pruning.curvature import hessian_diagonal
 from autoprune.pruning.groups import ChannelGroup, Grouping, Slice
+from autoprune.pruning.moments import Moments
 from autoprune.pruning.readers import InputStats, Readers
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -35,6 +36,9 @@ class Evidence:
     all of whose readers show what they read."""
     inputs: dict[str, InputStats] = field(default_factory=dict)
     """What was read, by the weight of the layer that read it; of the layers that show it."""
+    moments: dict[str, Moments] = field(default_factory=dict)
+    """Second moments of what was read, by the weight of the layer that read it, where they were
+    asked for; of the layers that show it and do not read too much."""
     curvature: dict[str, Tensor] = field(default_factory=dict)
     """Estimated diagonal of the loss's Hessian, by coupled parameter, where it was asked for."""
     seed: int = 0
@@ -93,6 +97,7 @@ def collect(
     batches: Iterable[Any] = (),
     loss: Loss | None = None,
     curvature: bool = False,
+    moments: bool = False,
     seed: int = 0,
 ) -> Evidence:
     """Gather the evidence for every criterion in one pass over `batches`.
@@ -108,6 +113,8 @@ def collect(
     curvature
         Whether to estimate the Hessian's diagonal too, in a pass of its own that takes several
         times as long.
+    moments
+        Whether to gather the second moments of what the groups' readers read.
     """
     parameters = dict(model.named_parameters())
     evidence = Evidence(
@@ -121,9 +128,10 @@ def collect(
     model.eval().requires_grad_(True)
     try:
         # cuDNN cannot differentiate a recurrent layer in evaluation mode.
-        with torch.backends.cudnn.flags(enabled=False), Readers(model, grouping) as readers:
+        watched = Readers(model, grouping, moments=moments)
+        with torch.backends.cudnn.flags(enabled=False), watched as readers:
             _accumulate(model, grouping, batches, loss, evidence, readers)
-        evidence.inputs = readers.inputs
+        evidence.inputs, evidence.moments = readers.inputs, readers.moments
         if curvature:
             coupled = {s.tensor for g in grouping.groups for s in coupled_slices(g, parameters)}
             coupled |= set(grouping.weights.values())

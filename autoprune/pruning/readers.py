@@ -19,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from autoprune.pruning.forward import tensors_of
 from autoprune.pruning.groups import ChannelGroup, Grouping, Slice
 from autoprune.pruning.layers import picked
+from autoprune.pruning.moments import MOST_ENTRIES, Moments, entries_of, input_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +117,19 @@ class Readers:
     ----------
     inputs
         By weight tensor, the statistics of what its layers have read so far.
+    moments
+        By weight tensor, the second moments of what its layers have read so far, if they are asked
+        for; of weights that read at most `MOST_ENTRIES`.
     samples
         How many samples the last batch had.
     """
 
-    def __init__(self, model: nn.Module, grouping: Grouping) -> None:
+    def __init__(self, model: nn.Module, grouping: Grouping, *, moments: bool = False) -> None:
         self.inputs: dict[str, InputStats] = {}
+        self.moments: dict[str, Moments] = {}
         self.samples = 0
+        self._wants_moments = moments
+        self._generator = torch.Generator().manual_seed(0)
         self._model = model
         self._weights = tuple(grouping.weights.values())
         self._slices = {g.name: [s for s in g.slices if s.role == "in"] for g in grouping.groups}
@@ -161,7 +168,10 @@ class Readers:
             if given is None:
                 return None
             dim = channel_dim(layer, given)
-            self._note(tensor, picked(layer, given.detach()).movedim(dim, -1))
+            read = picked(layer, given.detach())
+            self._note(tensor, read.movedim(dim, -1))
+            if self._wants_moments and entries_of(layer) <= MOST_ENTRIES:
+                self._note_moments(tensor, layer, read)
             if not self.samples or given.shape[0] % self.samples:
                 return None  # not one row or more per sample: no gate to read
             # A node of its own: an input shared by two readers must not see both gradients.
@@ -185,6 +195,13 @@ class Readers:
             stats = InputStats.of(rows)
             known = self.inputs.get(tensor)
             self.inputs[tensor] = stats if known is None else known + stats
+
+    def _note_moments(self, tensor: str, layer: nn.Module, read: Tensor) -> None:
+        rows = input_rows(layer, read, self._generator)
+        if len(rows):
+            found = Moments.of(rows, bias=layer.bias is not None)
+            known = self.moments.get(tensor)
+            self.moments[tensor] = found if known is None else known + found
 
     def per_sample(self, group: ChannelGroup) -> Tensor | None:
         """Return the gates' gradients for the last batch, [samples, channels].

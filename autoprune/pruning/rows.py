@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-ROWS_PER_SAMPLE = 32
-"""Positions of a sample's feature map, or of its sequence, that are looked at."""
+from autoprune.pruning.windows import rows_at, some_places, some_rows, windows
 
 
 def sampled_rows(
@@ -43,10 +41,10 @@ _Rows = tuple[Tensor, Tensor, Tensor]
 
 def _linear_rows(given: Tensor, got: Tensor, wanted: Tensor, generator: torch.Generator) -> _Rows:
     x, answer, target = (t.reshape(-1, t.shape[-1]) for t in (given, got, wanted))
-    most = ROWS_PER_SAMPLE * (given.shape[0] if given.dim() > 1 else 1)
-    if len(x) <= most:
+    chosen = some_rows(len(x), given.shape[0] if given.dim() > 1 else 1, generator)
+    if chosen is None:
         return x, answer, target
-    chosen = torch.randperm(len(x), generator=generator)[:most].sort().values.to(x.device)
+    chosen = chosen.to(x.device)
     return x[chosen], answer[chosen], target[chosen]
 
 
@@ -56,40 +54,9 @@ def _convolution_rows(
     spatial = layer.weight.dim() - 2
     if given.dim() == spatial + 1:  # a single sample
         given, got, wanted = given[None], got[None], wanted[None]
-    windows = windows_of(layer, given)
-    sizes = windows.shape[2 : 2 + spatial]
+    read = windows(layer, given)
+    sizes = read.shape[2 : 2 + spatial]
     if sizes != got.shape[2:]:
         return None
-    count = int(np.prod(sizes))
-    flat = torch.randperm(count, generator=generator)[:ROWS_PER_SAMPLE].sort().values
-    places = np.unravel_index(flat.numpy(), tuple(sizes))
-    index: list[slice | Tensor] = [slice(None), slice(None)]
-    index += [torch.from_numpy(p).to(given.device) for p in places]
-
-    def rows(of: Tensor) -> Tensor:
-        """Take [samples, channels, places, ...], one row for each sample and place."""
-        chosen = of[tuple(index)].movedim(2, 1)
-        return chosen.reshape(chosen.shape[0] * chosen.shape[1], -1)
-
-    return rows(windows), rows(got), rows(wanted)
-
-
-def windows_of(layer: _ConvNd, given: Tensor) -> Tensor:
-    """View a convolution's input as [samples, channels, *output positions, *kernel]."""
-    spatial = layer.weight.dim() - 2
-    pads: list[int] = []
-    for dim in reversed(range(spatial)):
-        if isinstance(layer.padding, str):
-            total = layer.dilation[dim] * (layer.kernel_size[dim] - 1)
-            total = total if layer.padding == "same" else 0
-            pads += [total // 2, total - total // 2]
-        else:
-            pads += [int(layer.padding[dim])] * 2
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    windows = F.pad(given, pads, mode=mode) if any(pads) else given
-    for dim in range(spatial):
-        size = layer.dilation[dim] * (layer.kernel_size[dim] - 1) + 1
-        windows = windows.unfold(2 + dim, size, layer.stride[dim])
-    taps = [slice(None)] * (2 + spatial)
-    taps += [slice(None, None, layer.dilation[dim]) for dim in range(spatial)]
-    return windows[tuple(taps)]
+    places = some_places(sizes, generator)
+    return rows_at(read, places), rows_at(got, places), rows_at(wanted, places)

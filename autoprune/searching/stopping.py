@@ -68,7 +68,8 @@ class StoppingRule:
         better = 0
         for other in completed:
             same = other.plan.finetune.epochs == epochs and len(other.curve) == left + 1
-            if same and all(cost_of(other.score, name) <= cost for name, cost in costs.items()):
+            cheaper = all(cost_of(other.score, name) <= cost for name, cost in costs.items())
+            if same and cheaper:
                 lead = sign * (other.curve[rung] - curve[rung])
                 better += lead > self.margin * abs(other.curve[rung])
         return better >= self.witnesses

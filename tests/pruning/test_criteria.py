@@ -23,6 +23,7 @@ from autoprune.pruning.curvature import PROBES, hessian_diagonal, random_signs
 from autoprune.pruning.evidence import Evidence, collect, top_channels
 from autoprune.pruning.forward import call
 from autoprune.pruning.groups import ChannelGroup, Grouping, Slice
+from autoprune.pruning.obs import RIDGE
 
 CONVS = {"stem": ["stem", "conv2"], "conv1": ["conv1"], "down": ["down", "shortcut"]}
 NORMS = {"stem": ["bn", "bn2"], "conv1": ["bn1"], "down": ["down_bn"]}
@@ -45,7 +46,13 @@ def calibration(name: str) -> list[Any]:
 def evidence_of(name: str) -> Evidence:
     model, _ = build(name)
     return collect(
-        model, grouped(name), batches=calibration(name), loss=mean_square, curvature=True, seed=3
+        model,
+        grouped(name),
+        batches=calibration(name),
+        loss=mean_square,
+        curvature=True,
+        moments=True,
+        seed=3,
     )
 
 
@@ -79,6 +86,7 @@ def test_the_same_evidence_gives_the_same_scores(name: str) -> None:
         batches=calibration("residual"),
         loss=mean_square,
         curvature=True,
+        moments=True,
         seed=3,
     )
     for group, score in score_groups(name, again, grouped("residual")).items():
@@ -99,7 +107,14 @@ def test_collecting_leaves_the_model_alone(net: str) -> None:
     model.train()
     next(model.parameters()).requires_grad_(False)
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    collect(model, grouped(net), batches=calibration(net), loss=mean_square, curvature=True)
+    collect(
+        model,
+        grouped(net),
+        batches=calibration(net),
+        loss=mean_square,
+        curvature=True,
+        moments=True,
+    )
     assert same_state(model.state_dict(), before)
     assert model.training
     assert [p.requires_grad for p in model.parameters()].count(False) == 1
@@ -120,7 +135,14 @@ def test_scale_moves_scores_only_where_weights_alone_count(name: str) -> None:
         model[0].weight.mul_(2)
         model[0].bias.mul_(2)
         model[2].weight.div_(2)
-    evidence = collect(model, grouped("mlp"), batches=calibration("mlp"), loss=mean_square, seed=3)
+    evidence = collect(
+        model,
+        grouped("mlp"),
+        batches=calibration("mlp"),
+        loss=mean_square,
+        moments=True,
+        seed=3,
+    )
     expected = scores(name, "mlp")["0"] * SCALED.get(name, 1.0)
     torch.testing.assert_close(score_groups(name, evidence, grouped("mlp"))["0"], expected)
 
@@ -294,6 +316,65 @@ def reference_hessian(model: nn.Module, group: str) -> Tensor:
     return per_channel(group, saliency)
 
 
+def windows_read(model: nn.Module, layer: str) -> tuple[Tensor, Tensor, list[int]]:
+    """Return all that a layer reads for its outputs, its weights, and whose channel each entry is.
+
+    Rows are about their mean if the layer has a bias. Entries are [channel, kernel position].
+    """
+    module = model.get_submodule(layer)
+    seen: list[Tensor] = []
+    hook = module.register_forward_hook(lambda m, x, y: seen.append(x[0].detach()))
+    for batch in calibration("residual"):
+        model(batch)
+    hook.remove()
+    if isinstance(module, nn.Conv2d):
+        how = {"stride": module.stride, "padding": module.padding}
+        columns = [F.unfold(x, module.kernel_size, **how).mT.flatten(0, 1) for x in seen]
+    else:
+        columns = seen
+    x, w = torch.cat(columns).double(), module.weight.detach().flatten(1).double().T
+    channels = module.weight.shape[1]
+    owner = [c for c in range(channels) for _ in range(len(w) // channels)]
+    return (x - x.mean(0) if module.bias is not None else x), w, owner
+
+
+def least_error(x: Tensor, w: Tensor, gone: list[bool]) -> float:
+    """Return the least squared error of outputs x w, per row, by weights that are 0 where `gone`.
+
+    By least squares with rows for the ridge: sqrt(ridge) (w' - w) = 0.
+    """
+    ridge = RIDGE * x.square().mean() * len(x)
+    rows = torch.cat([x, ridge.sqrt() * torch.eye(len(w), dtype=x.dtype)])
+    stays = [not g for g in gone]
+    best = torch.linalg.lstsq(rows[:, stays], rows @ w, driver="gelsd").solution
+    return float((rows[:, stays] @ best - rows @ w).square().sum()) / len(x)
+
+
+def eliminated(
+    read: list[tuple[Tensor, Tensor, list[int]]], channels: int
+) -> tuple[list[int], list[float]]:
+    """Try every channel in every step, and solve for all weights each time."""
+    order: list[int] = []
+    made: list[float] = []
+    while len(order) < channels:
+        errors = {}
+        for channel in sorted(set(range(channels)) - set(order)):
+            gone = {*order, channel}
+            errors[channel] = sum(least_error(x, w, [c in gone for c in of]) for x, w, of in read)
+        order.append(min(errors, key=lambda c: errors[c]))
+        made.append(errors[order[-1]])
+    return order, made
+
+
+def reference_obs(model: nn.Module, group: str) -> Tensor:
+    channels = grouped("residual").channels[group]
+    order, made = eliminated([windows_read(model, n) for n in READERS[group]], channels)
+    score = torch.empty(channels)
+    for place, channel in enumerate(order):
+        score[channel] = (place + 1) / channels + made[place] / made[-1]
+    return score
+
+
 REFERENCES = {
     "l1": reference_l1,
     "l2": reference_l2,
@@ -307,6 +388,7 @@ REFERENCES = {
     "apoz": reference_apoz,
     "lamp": reference_lamp,
     "hessian": reference_hessian,
+    "obs": reference_obs,
 }
 
 
@@ -446,7 +528,8 @@ def hiding(*readers: str) -> tuple[nn.Module, Evidence, Grouping]:
     model = Hiding()
     produced = [out("into.weight", 5), out("into.bias", 5)]
     grouping = one_group(*produced, *(read_by(name, 5) for name in readers))
-    return model, collect(model, grouping, batches=calibration("mlp"), loss=mean_square), grouping
+    evidence = collect(model, grouping, batches=calibration("mlp"), loss=mean_square, moments=True)
+    return model, evidence, grouping
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
@@ -459,7 +542,7 @@ def test_a_part_of_a_gate_is_no_gate(hidden: str) -> None:
     assert not torch.equal(found, score_groups("taylor", evidence, grouping)["g"])
 
 
-@pytest.mark.parametrize("name", ["wanda", "flap", "apoz"])
+@pytest.mark.parametrize("name", ["wanda", "flap", "apoz", "obs"])
 def test_readers_that_hide_what_they_read_are_left_out(name: str) -> None:
     def found(criterion: str, *readers: str) -> Tensor:
         _, evidence, grouping = hiding(*readers)
@@ -525,7 +608,9 @@ def test_recurrent_readers_are_scored(name: str) -> None:
     )  # fmt: skip
     grouping = Grouping(groups=(into, state), blocked=(), shapes={}, positions={})
     batches = [torch.randn(3, 7, 6)]
-    evidence = collect(model, grouping, batches=batches, loss=mean_square, curvature=True)
+    evidence = collect(
+        model, grouping, batches=batches, loss=mean_square, curvature=True, moments=True
+    )
     found = score_groups(name, evidence, grouping)
     assert all(len(s.unique()) > 1 for s in found.values())
 
@@ -535,7 +620,12 @@ def test_a_models_inputs_are_scored_by_what_reads_them(name: str) -> None:
     model, _ = build("mlp")
     grouping = one_group(read_by("0.weight", 6))
     evidence = collect(
-        model, grouping, batches=calibration("mlp"), loss=mean_square, curvature=True
+        model,
+        grouping,
+        batches=calibration("mlp"),
+        loss=mean_square,
+        curvature=True,
+        moments=True,
     )
     found = score_groups(name, evidence, grouping)["g"]
     assert len(found.unique()) == 6

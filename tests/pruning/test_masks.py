@@ -88,6 +88,7 @@ def test_every_criterion_scores_weights(criterion: str) -> None:
         batches=batches,
         loss=lambda m, b: F.cross_entropy(call(m, b[0]), b[1]),
         curvature=True,
+        moments=True,
     )
     for name, score in weight_scores(criterion, evidence, grouping).items():
         assert score.shape == model.get_parameter(grouping.weights[name]).shape

@@ -13,10 +13,11 @@ from nets import NETS, build
 from torch import nn
 
 from autoprune import PruningStudy, Space, SupervisedTask
+from autoprune.pruning.cost import CostModel
 from autoprune.pruning.cut import cut
 from autoprune.pruning.forward import count_params
 from autoprune.pruning.graph import find_groups
-from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping
+from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, restrict
 from autoprune.results.diagnosis import diagnose, mostly_blocked
 
 
@@ -126,6 +127,19 @@ def test_layers_of_a_block_say_that_it_may_be_dropped() -> None:
     }
     stem, head = 6 + 1, 3 + 3
     assert found.least_params == stem + head
+
+
+def test_a_block_that_may_not_be_dropped_stays_when_its_model_is_cut() -> None:
+    data = (torch.zeros(4, 6), torch.zeros(4, dtype=torch.long))
+    task = SupervisedTask(train=data, valid=data)
+    study = PruningStudy(name="s", model=Blocks, example=torch.zeros(2, 6), task=task)
+    whole = study.find_groups(study.build())
+    assert whole.blocks == ()
+    kept = {n: tuple(range(c // 2)) for n, c in whole.channels.items()}
+    widths = {n: len(k) for n, k in kept.items()}
+    small = restrict(whole, kept)
+    assert CostModel(small).macs(widths) == CostModel(whole).macs(widths)
+    assert CostModel(small).memory(widths) == CostModel(whole).memory(widths) > 0
 
 
 def test_single_weights_have_groups_too() -> None:
