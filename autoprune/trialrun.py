@@ -81,6 +81,8 @@ class TrialRun:
         metrics = {"params": self.params, "params_fraction": share, "seconds": now - self.started}
         if candidate is not None:
             metrics |= {"macs": candidate.score.macs, "size_bytes": candidate.score.size_bytes}
+            if candidate.score.memory is not None:
+                metrics["memory_bytes"] = candidate.score.memory
         if "latency" in self.costs:
             metrics["latency_ms"] = 1e3 * self.costs["latency"]
         if self.latency_spread is not None:
