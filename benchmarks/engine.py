@@ -246,8 +246,8 @@ def section(ours: dict[str, Any], theirs: dict[str, Any] | None, *, plans: int, 
         f"{versions}. A plan halves each of the {ours['groups']} groups: score, choose and cut. "
         f"Times of a plan are medians of {plans} after one more that is not counted. Memory is the "
         f"peak of resident memory over what there was before the stage, the dense model itself. "
-        f"Finding groups is, for torch-pruning, to build its dependency graph, without a proof; its "
-        f"plan is a deep copy and `MagnitudePruner(pruning_ratio=0.5).step()`, which "
+        f"Finding groups is, for torch-pruning, to build its dependency graph, without a proof; "
+        f"its plan is a deep copy and `MagnitudePruner(pruning_ratio=0.5).step()`, which "
         f"traces the model each time. Our plan has {ours['params']:,} parameters, {they}."
     )
     wrapped = textwrap.fill(paragraph, 120, break_on_hyphens=False)
