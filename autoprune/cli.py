@@ -87,7 +87,7 @@ def search(
     ] = None,
     objectives: Annotated[
         str,
-        typer.Option(help="The score and what it costs: params, macs, size, latency."),
+        typer.Option(help="The score and what it costs: params, macs, size, memory, latency."),
     ] = "accuracy,params",
     latency_engine: Annotated[
         str, typer.Option(help="What measures latency: eager, compile or onnx.")

@@ -216,7 +216,12 @@ class Driver:
 
     def _start(self, running: TrialRun) -> None:
         self._running[running.name] = running
-        running.costs |= {"params": running.params, "macs": self._cost.macs(running.plan.widths)}
+        widths = running.plan.widths
+        running.costs |= {
+            "params": running.params,
+            "macs": self._cost.macs(widths),
+            "memory": self._cost.memory(widths),
+        }
         self._take_known_latency(running)
         running.trial.set_user_attr("parent", running.parent)
         self._executor.submit(
@@ -287,6 +292,7 @@ class Driver:
             params=result["params"],
             macs=result["macs"],
             size_bytes=result["size_bytes"],
+            memory=self._cost.memory(running.plan.widths),
             latency=running.costs.get("latency"),
             latency_spread=running.latency_spread,
         )

@@ -235,6 +235,7 @@ def _entry(name: str, trial: int | None, score: Score, test: float | None) -> di
         "params": score.params,
         "macs": score.macs,
         "size_bytes": score.size_bytes,
+        "memory_bytes": score.memory,
         "valid": score.valid,
         "test": test,
     }

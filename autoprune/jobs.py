@@ -63,6 +63,7 @@ def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None)
         "params": bench.cost.params(bench.grouping.channels),
         "macs": bench.cost.macs(bench.grouping.channels),
         "size_bytes": bench.store.weights(DENSE).stat().st_size,
+        "memory": bench.cost.memory(bench.grouping.channels),
         **measured,
         "sensitivity": {n: math.log(float(s.mean()) + 1e-12) for n, s in fisher.items()},
         "lamp": {n: s.tolist() for n, s in lamp.items()},

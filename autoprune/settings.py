@@ -35,7 +35,7 @@ class Settings:
     sampler: str | BaseSampler = "pruning"
     objectives: str | Sequence[str] = ("accuracy", "params")
     """The score (``accuracy``, ``score`` or the metric's name) and at least one of ``params``,
-    ``macs``, ``size`` and ``latency``; with commas between them, or in a sequence."""
+    ``macs``, ``size``, ``memory`` and ``latency``; with commas between them, or in a sequence."""
     latency_engine: str = "eager"
     """What latency is measured by: ``eager``, ``compile`` or ``onnx``."""
     latency_batch: int = 1

@@ -168,7 +168,8 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
             str(layer.channels),
             f"{layer.params:,}",
             f"{layer.share:.1%}",
-            ", ".join(layer.groups) or f"blocked: {layer.reason}",
+            (", ".join(layer.groups) or f"blocked: {layer.reason}")
+            + (f"; may be dropped with {layer.block}" if layer.block else ""),
         )
     console.print()
     console.print(layers)

@@ -116,6 +116,8 @@ class TrialRun:
         metrics |= self.attributes
         if candidate is not None:
             metrics |= {"macs": candidate.score.macs, "size_bytes": candidate.score.size_bytes}
+            if candidate.score.memory is not None:
+                metrics["memory_bytes"] = candidate.score.memory
         if "latency" in self.costs:
             metrics["latency_ms"] = 1e3 * self.costs["latency"]
         if self.latency_spread is not None:

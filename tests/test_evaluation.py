@@ -229,14 +229,14 @@ def test_steps_train_in_other_orders(bench: Workbench, monkeypatch: pytest.Monke
 # --- the cache of scores ------------------------------------------------------------------------
 
 
-def test_curvature_is_estimated_only_when_it_is_asked_for(
+def test_what_takes_long_is_measured_only_when_it_is_asked_for(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes: list[bool] = []
+    passes: list[tuple[bool, bool]] = []
     collect = workbench.collect
 
     def spy(*args: Any, **kwargs: Any) -> Any:
-        passes.append(kwargs.get("curvature", False))
+        passes.append((kwargs.get("curvature", False), kwargs.get("moments", False)))
         return collect(*args, **kwargs)
 
     monkeypatch.setattr(workbench, "collect", spy)
@@ -244,13 +244,13 @@ def test_curvature_is_estimated_only_when_it_is_asked_for(
     bench.store.scores(DENSE).unlink()
     found = {}
     for _ in range(2):
-        for name in ("taylor", "wanda", "hessian", "fisher"):
+        for name in ("taylor", "wanda", "hessian", "fisher", "obs"):
             scores = bench.scores(name, dense, bench.grouping, name=DENSE)
             assert equal(found.setdefault(name, scores.groups), scores.groups)
             assert scores.input_means.keys() == {
                 "conv2.weight", "conv3.weight", "head.weight"
             }  # fmt: skip
-    assert passes == [False, True]
+    assert passes == [(False, False), (True, False), (False, True)]
     fresh = bench.scores("hessian", dense, bench.grouping, name=None)
     assert equal(fresh.groups, found["hessian"])
 

@@ -700,6 +700,22 @@ def test_a_search_over_other_objectives_is_another_search(timed: Found) -> None:
 
 
 @pytest.mark.usefixtures("quick_export")
+def test_exact_costs_are_objectives_without_a_measurement(study: Path, tmp_path: Path) -> None:
+    result = run.search(
+        study, out=tmp_path / "out", objectives="score,memory,macs,size", budget=4, **UNTRACKED
+    )
+    store = Store(tmp_path / "out")
+    cost = CostModel(store.load_grouping())
+    for trial in trials_of(tmp_path / "out"):
+        candidate = store.load_candidate(trial_name(trial.number))
+        score = candidate.score
+        assert score.latency is None
+        assert score.memory == cost.memory(candidate.plan.widths)
+        assert trial.values == [score.valid, score.macs, score.size_bytes, score.memory]
+    assert all(m.memory_bytes <= result.dense.memory_bytes for m in result.front)
+
+
+@pytest.mark.usefixtures("quick_export")
 def test_a_model_that_cannot_be_timed_is_exported_all_the_same(tmp_path: Path) -> None:
     fixed = MODELS["mlp"].replace("self.body(x)", "self.body(x.reshape(-1, 2, 64).flatten(0, 1))")
     reporter = Notes()

@@ -77,8 +77,11 @@ class Extent:
     """Entries per channel, by group."""
 
     def at(self, removed: Mapping[str, int]) -> Extent:
-        """Return the extent once so many channels of each group are removed."""
-        gone = sum(count * removed[name] for name, count in self.entries.items())
+        """Return the extent once so many channels of each group are removed.
+
+        A block that a study may not drop is none of its groups, and stays.
+        """
+        gone = sum(count * removed.get(name, 0) for name, count in self.entries.items())
         return Extent(size=self.size - gone, entries=self.entries)
 
 

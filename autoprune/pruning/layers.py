@@ -8,6 +8,7 @@ and sets the module's attributes from the shapes of its tensors after a cut. Add
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -273,6 +274,10 @@ class StoredSizesRule(GroupRule):
             )
             if new != old and not odd and inside:
                 setattr(module, name, left)
+                config = getattr(module, "config", None)
+                if getattr(config, name, None) == heads:  # shared with layers of other heads
+                    module.config = copy.copy(config)  # type: ignore[assignment]
+                    setattr(module.config, name, left)
                 return
 
 

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from autoprune.pruning.windows import rows_at, some_places, some_rows, windows
-
-ROWS = 64
-"""Positions of a sample's feature map, or of its sequence, that count."""
+from autoprune.pruning.rows import rows_at, some_places, some_rows, windows_of
 
 MOST_ENTRIES = 3_072
 """Layers that read more are left out: channels of 1 entry are eliminated in 10 s on one core from
@@ -71,11 +68,11 @@ def input_rows(layer: nn.Module, read: Tensor, generator: torch.Generator) -> Te
     """
     if isinstance(layer, nn.Linear):
         rows = read.reshape(-1, read.shape[-1])
-        chosen = some_rows(len(rows), read.shape[0] if read.dim() > 1 else 1, generator, ROWS)
+        chosen = some_rows(len(rows), read.shape[0] if read.dim() > 1 else 1, generator)
         return rows if chosen is None else rows[chosen.to(rows.device)]
     assert isinstance(layer, _ConvNd)
     spatial = layer.weight.dim() - 2
     if read.dim() == spatial + 1:  # a single sample
         read = read[None]
-    seen = read if isinstance(layer, _ConvTransposeNd) else windows(layer, read)
-    return rows_at(seen, some_places(seen.shape[2 : 2 + spatial], generator, ROWS))
+    seen = read if isinstance(layer, _ConvTransposeNd) else windows_of(layer, read)
+    return rows_at(seen, some_places(seen.shape[2 : 2 + spatial], generator))

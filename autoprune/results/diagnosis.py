@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoprune.pruning.cost import CostModel
-from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping
+from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, module_of
 from autoprune.searching.space import SearchSpace
 from autoprune.study import PruningStudy
 
@@ -43,6 +43,8 @@ class LayerRow:
     """Of the model's parameters."""
     reason: str
     """Why its own channels stay; empty if they need not."""
+    block: str
+    """The outermost residual block that may be dropped with it; empty if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ def diagnose(study: PruningStudy) -> Diagnosis:
     return Diagnosis(
         study=study.name,
         params=params,
-        least_params=cost.params(space.minimum_widths()),
+        least_params=cost.params(space.minimum_widths() | dict.fromkeys(grouping.blocks, 0)),
         macs=cost.macs(dense),
         groups=tuple(
             GroupRow(
@@ -133,7 +135,8 @@ def _layer_rows(grouping: Grouping, total: int) -> Iterator[LayerRow]:
         for group in grouping.groups
         for piece in group.slices
         if piece.role == "out"
-    }
+    } | {(tensor, name): 0 for name, tensor in grouping.weights.items()}
+    blocks = sorted(map(module_of, grouping.blocks), key=len)
     reasons = {b.layer: b.reason for b in grouping.blocked}
     for layer, tensors in owned.items():
         pruned = [(t, name, dim) for (t, name), dim in through.items() if t in tensors]
@@ -147,6 +150,7 @@ def _layer_rows(grouping: Grouping, total: int) -> Iterator[LayerRow]:
             params=params,
             share=params / max(total, 1),
             reason="" if pruned else stays,
+            block=next((b for b in blocks if f"{layer}.".startswith(f"{b}.")), ""),
         )
 
 

@@ -29,6 +29,8 @@ class Model:
     test: float | None
     path: str
     """Its folder, relative to the search's output folder."""
+    memory_bytes: int | None = None
+    """Peak memory of the activations of one sample."""
     latency_ms: float | None = field(default=None, compare=False)
     """Milliseconds for a batch, measured at the end of the search: no two searches agree on it."""
 

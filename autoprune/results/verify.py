@@ -71,8 +71,8 @@ def _run_program(
     for full, parameter in program.named_parameters():
         # A program of a model with answers of its own class has it one level down.
         names = {full, full.removeprefix("model.")}
-        if not names & set(plan["shared"]):
-            zeroed = names & set(plan["zeroed"])
+        if not names & set(plan.get("shared", ())):
+            zeroed = names & set(plan.get("zeroed", ()))
             total += int(parameter.count_nonzero()) if zeroed else parameter.numel()
     return _flat(result), total
 

@@ -26,6 +26,8 @@ class Score:
     """Multiply-accumulates per sample in convolutions and linear layers."""
     size_bytes: int
     """Size of its weights on disk."""
+    memory: int | None = None
+    """Peak memory of the activations of one sample, in bytes."""
     latency: float | None = None
     """Seconds for a batch, where it was measured."""
     latency_spread: float | None = None

@@ -10,7 +10,13 @@ from autoprune.searching.candidate import Score
 
 SCORE = ("accuracy", "score")
 """Names of the task's score, whatever its metric is, beside the metric's own."""
-COSTS = {"params": "params", "macs": "macs", "size": "size_bytes", "latency": "latency"}
+COSTS = {
+    "params": "params",
+    "macs": "macs",
+    "size": "size_bytes",
+    "memory": "memory",
+    "latency": "latency",
+}
 """Costs by name, with the field of a `Score` that holds each."""
 DEFAULT_COSTS = ("params",)
 """The costs of a search that is asked for no others."""

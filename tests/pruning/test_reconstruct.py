@@ -14,6 +14,7 @@ from autoprune.pruning.forward import call
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Grouping, Kept
 from autoprune.pruning.reconstruct import reconstructed
+from autoprune.pruning.rows import windows_of
 
 
 def half(grouping: Grouping) -> dict[str, tuple[int, ...]]:
@@ -172,6 +173,28 @@ def test_layers_of_other_arithmetic_are_left(factory: Callable[[], nn.Module]) -
     assert same_state(
         reconstructed(model, small, grouping, kept, data).state_dict(), small.state_dict()
     )
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize(
+    "reader",
+    [
+        nn.Conv2d(8, 4, 3, padding="same", dilation=2),
+        nn.Conv2d(8, 4, (3, 2), stride=(2, 1), padding=(0, 1), dilation=(1, 2), bias=False),
+        nn.Conv2d(8, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(8, 4, 3, padding=2, padding_mode="circular", stride=2),
+        nn.Conv2d(8, 4, 2, padding="same"),
+        nn.Conv2d(8, 4, 2, padding="valid"),
+    ],
+    ids=str,
+)
+def test_windows_are_what_the_convolution_reads(reader: nn.Conv2d) -> None:
+    x = torch.randn(3, 8, 9, 7)
+    windows = windows_of(reader, x)
+    out = torch.einsum("nchwij,ocij->nohw", windows, reader.weight)
+    if reader.bias is not None:
+        out = out + reader.bias[:, None, None]
+    torch.testing.assert_close(out, reader(x))
 
 
 def test_an_in_place_operation_after_a_layer_does_not_mislead() -> None:

@@ -13,10 +13,11 @@ from nets import NETS, build
 from torch import nn
 
 from autoprune import PruningStudy, Space, SupervisedTask
+from autoprune.pruning.cost import CostModel
 from autoprune.pruning.cut import cut
 from autoprune.pruning.forward import count_params
 from autoprune.pruning.graph import find_groups
-from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping
+from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, restrict
 from autoprune.results.diagnosis import diagnose, mostly_blocked
 
 
@@ -73,6 +74,78 @@ def test_the_smallest_size_is_that_of_a_model_that_can_be_cut(round_to: int, few
     assert found.least_params == smallest
     assert found.reaches(smallest)
     assert not found.reaches(smallest - 1)
+
+
+def test_blocks_that_may_be_dropped_count_for_the_smallest_size() -> None:
+    plain = diagnose(study_of("residual"))
+    deep = diagnose(study_of("residual", space=Space(depth=True)))
+    assert all(layer.block == "" for layer in plain.layers)
+    assert deep.least_params <= plain.least_params
+    grouping = study_of("residual", space=Space(depth=True)).find_groups(build("residual")[0])
+    inside = {layer.name for layer in deep.layers if layer.block}
+    assert bool(inside) == bool(grouping.blocks)
+
+
+class Blocks(nn.Module):
+    """A residual block that is a module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+        self.block = Add()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block(self.stem(x).relu()))
+
+
+class Add(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(8, 12)
+        self.down = nn.Linear(12, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(self.up(x).relu())
+
+
+def test_layers_of_a_block_say_that_it_may_be_dropped() -> None:
+    data = (torch.zeros(4, 6), torch.zeros(4, dtype=torch.long))
+    study = PruningStudy(
+        name="s",
+        model=Blocks,
+        example=torch.zeros(2, 6),
+        task=SupervisedTask(train=data, valid=data),
+        space=Space(depth=True),
+    )
+    found = diagnose(study)
+    assert {layer.name: layer.block for layer in found.layers} == {
+        "stem": "",
+        "block.up": "block",
+        "block.down": "block",
+        "head": "",
+    }
+    stem, head = 6 + 1, 3 + 3
+    assert found.least_params == stem + head
+
+
+def test_a_block_that_may_not_be_dropped_stays_when_its_model_is_cut() -> None:
+    data = (torch.zeros(4, 6), torch.zeros(4, dtype=torch.long))
+    task = SupervisedTask(train=data, valid=data)
+    study = PruningStudy(name="s", model=Blocks, example=torch.zeros(2, 6), task=task)
+    whole = study.find_groups(study.build())
+    assert whole.blocks == ()
+    kept = {n: tuple(range(c // 2)) for n, c in whole.channels.items()}
+    widths = {n: len(k) for n, k in kept.items()}
+    small = restrict(whole, kept)
+    assert CostModel(small).macs(widths) == CostModel(whole).macs(widths)
+    assert CostModel(small).memory(widths) == CostModel(whole).memory(widths) > 0
+
+
+def test_single_weights_have_groups_too() -> None:
+    found = diagnose(study_of("mlp", space=Space(granularity="weight")))
+    assert any(layer.groups for layer in found.layers)
+    assert sum(layer.params for layer in found.layers) == 6 * 12 + 12 + 12 * 8 + 8 + 8 * 3 + 3
 
 
 def test_a_diagnosis_is_json() -> None:

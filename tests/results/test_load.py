@@ -172,7 +172,8 @@ def test_an_export_does_not_load_into_another_model(net: str, folder: Path) -> N
 
 
 def test_an_export_does_not_load_into_a_narrower_model(folder: Path) -> None:
-    narrow = cut(build("residual")[0], grouped("residual"), dict.fromkeys(grouped("residual").channels, (0,)))  # fmt: skip
+    smallest = dict.fromkeys(grouped("residual").channels, (0,))
+    narrow = cut(build("residual")[0], grouped("residual"), smallest)
     assert "right model" in refused(folder, narrow)
 
 

@@ -10,7 +10,7 @@ from autoprune import AutopruneError
 from autoprune.searching.candidate import Score
 from autoprune.searching.objectives import COSTS, cost_of, costs_among
 
-SCORE = Score(valid=0.5, params=10, macs=20, size_bytes=30, latency=0.25)
+SCORE = Score(valid=0.5, params=10, macs=20, size_bytes=30, memory=40, latency=0.25)
 
 
 def test_every_cost_has_a_field() -> None:
@@ -18,6 +18,7 @@ def test_every_cost_has_a_field() -> None:
         "params": 10,
         "macs": 20,
         "size": 30,
+        "memory": 40,
         "latency": 0.25,
     }
 
@@ -37,7 +38,7 @@ def test_the_score_has_three_names_and_order_does_not_matter(score: str) -> None
     ("names", "message"),
     [
         (["accuracy", "latancy"], r"Unknown objective 'latancy'.*Did you mean 'latency'"),
-        (["accuracy"], r"at least one of params, macs, size, latency.*but is accuracy"),
+        (["accuracy"], r"at least one of params, macs, size, memory, latency.*but is accuracy"),
         (["params", "macs"], r"must be the score \(accuracy or f1 or score\)"),
         ([], "but is empty"),
         (["accuracy", "f1", "params"], "each once"),
