@@ -190,9 +190,10 @@ class VariationalDropout(Gated):
         for mean, variance, log_alpha in zip(
             self._means, self._variances, self._log_alphas(), strict=True
         ):
-            signal = torch.sigmoid(-log_alpha).detach()
+            held = -_held_open(-log_alpha)
+            signal = torch.sigmoid(-held).detach()
             if settled:
-                found.append((signal, mean * (log_alpha <= LIMIT_LOG_ALPHA)))
+                found.append((signal, mean * (held <= LIMIT_LOG_ALPHA)))
             else:
                 noise = torch.randn(mean.shape, generator=self._scope.generator, device=mean.device)
                 found.append((signal, mean + (variance / 2).exp() * noise))
@@ -276,7 +277,7 @@ class HardConcrete(Gated):
 
 
 def _held_open(log_alpha: Tensor) -> Tensor:
-    """Keep the most open gate of a group half open: without it the network would be cut in two."""
+    """Keep a group's most open gate at least half open: without any, the network falls apart."""
     held = torch.zeros_like(log_alpha, dtype=torch.bool)
     held[log_alpha.argmax()] = True
     return torch.where(held, log_alpha.clamp_min(0.0), log_alpha)
