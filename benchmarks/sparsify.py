@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -148,7 +149,7 @@ def main() -> None:
 def report(rows: dict[str, list[Row]], seeds: list[int], epochs: int, bench: Bench) -> str:
     params = bench.cost.params(bench.widths)
     dense = bench.cost.params(bench.grouping.channels)
-    lines = [
+    intro = (
         f"`python benchmarks/sparsify.py --epochs {epochs} --seeds "
         f"{','.join(map(str, seeds))} --write`: the digits network, trained {epochs} epochs with "
         f"each sparsifier, then cut by `l2` to uniform widths ({params:,} of {dense:,} parameters) "
@@ -156,7 +157,10 @@ def report(rows: dict[str, list[Row]], seeds: list[int], epochs: int, bench: Ben
         f"{', '.join(map(str, seeds))}, the least of them in brackets; strengths were set on "
         f"validation with seeds 10 and 11. Beats: in how many seeds the test accuracy is above "
         f"that of the dense model cut by `l2`, and above that of the model trained as long "
-        f"without a sparsifier.",
+        f"without a sparsifier."
+    )
+    lines = [
+        textwrap.fill(intro, width=120, break_on_hyphens=False),
         "",
         "| sparsifier | valid before the cut | valid after | test after | beats cut | "
         "beats trained |",

@@ -246,6 +246,13 @@ BAD = {
         words=("Unknown criterion 'tailor'", "Did you mean 'taylor'"),
     ),
     "no criteria": Bad(command="search study.py --criteria ,", words=("criteria", "at least one")),
+    "unknown sparsifier": Bad(
+        command="search study.py --sparsify none,group_laso",
+        words=("Unknown sparsifier 'group_laso'", "Did you mean 'group_lasso'", "none"),
+    ),
+    "no sparsifiers": Bad(
+        command="search study.py --sparsify ,", words=("sparsify", "at least one")
+    ),
     "unknown sampler": Bad(
         command="search study.py --sampler tpee",
         words=("Unknown sampler 'tpee'", "nsga2", "Did you mean 'tpe'"),
