@@ -81,6 +81,10 @@ def search(
     criteria: Annotated[
         str | None, typer.Option(help="Criteria to search, e.g. `taylor,l2`; replaces the study's.")
     ] = None,
+    sparsify: Annotated[
+        str | None,
+        typer.Option(help="Sparsifiers to search, e.g. `none,l1`; replaces the study's."),
+    ] = None,
     objectives: Annotated[
         str,
         typer.Option(help="The score and what it costs: params, macs, size, memory, latency."),
@@ -128,6 +132,7 @@ def search(
                 out=out,
                 seed=seed,
                 criteria=None if criteria is None else _names(criteria),
+                sparsify=None if sparsify is None else _names(sparsify),
                 reporter=reporter,
                 budget=budget,
                 timeout=timeout,

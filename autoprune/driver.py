@@ -264,8 +264,7 @@ class Driver:
         )
 
     def _hear(self, running: TrialRun, value: Mapping[str, Any]) -> None:
-        if "step" in value:  # a wider model's score: neither for its curve nor to be stopped by
-            running.earlier.append(value["valid"])
+        if running.hear_wider(value):
             self._executor.answer(running.name, go_on=True)
             return
         running.curve.append(value["valid"])
@@ -312,18 +311,20 @@ class Driver:
             plan=Plan.from_json(result["plan"]),
             score=score,
             parent=running.parent,
-            epochs=running.parent_epochs + running.plan.finetune.epochs,
+            epochs=running.parent_epochs
+            + running.plan.finetune.epochs
+            + len(running.sparsify_curve),
             curve=tuple(running.curve),
         )
         self._store.save_candidate(candidate)
-        for key, value in (
-            (VALID, score.valid),
-            (PARAMS, score.params),
-            *((name, cost_of(score, name)) for name in self._costs if name != PARAMS),
-            ("curve", running.curve),
-            ("seconds", result["seconds"]),
-        ):
-            running.trial.set_user_attr(key, value)
+        self._note(
+            running,
+            **{VALID: score.valid, PARAMS: score.params},
+            **{name: cost_of(score, name) for name in self._costs if name != PARAMS},
+            curve=running.curve,
+            seconds=result["seconds"],
+            **running.attributes,
+        )
         study.tell(running.trial, self._values(score))
         if not running.is_final:
             self.candidates[candidate.name] = candidate
@@ -333,13 +334,13 @@ class Driver:
     def _stop(self, study: optuna.Study, running: TrialRun) -> EndedTrial:
         # Its curve goes into an attribute: TPE cannot read a pruned trial of several objectives
         # that carries intermediate values.
-        running.trial.set_user_attr("curve", running.curve)
+        self._note(running, curve=running.curve, **running.attributes)
         study.tell(running.trial, state=TrialState.PRUNED)
         self._record(running, "stopped", None)
         return running.ended("stopped")
 
     def _fail(self, study: optuna.Study, running: TrialRun, cause: str) -> EndedTrial:
-        running.trial.set_user_attr("cause", cause)
+        self._note(running, cause=cause, **running.attributes)
         study.tell(running.trial, state=TrialState.FAIL)
         self._record(running, "failed", None, cause=cause)
         self._failures += 1
@@ -353,10 +354,14 @@ class Driver:
     def park(self, study: optuna.Study) -> None:
         """Give up the trials under way, as when the user stops the search."""
         for running in self._running.values():
-            running.trial.set_user_attr("cause", INTERRUPTED)
+            self._note(running, cause=INTERRUPTED, **running.attributes)
             study.tell(running.trial, state=TrialState.FAIL)
             self._record(running, "failed", None, cause=INTERRUPTED)
         self._running.clear()
+
+    def _note(self, running: TrialRun, **attributes: Any) -> None:
+        for name, value in attributes.items():
+            running.trial.set_user_attr(name, value)
 
     # --- telling ----------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from autoprune.pruning.plan import FineTune, Plan
 from autoprune.pruning.reconstruct import reconstructed
 from autoprune.pruning.steps import steps_of
 from autoprune.pruning.weights import save_model
+from autoprune.sparsified import sparsified
 from autoprune.training.calibrate import recalibrate
 from autoprune.training.finetune import Epoch, finetune, scored
 from autoprune.training.latency import measure
@@ -46,9 +47,9 @@ def evaluate(
 
     Yields the score after the cut to the plan's widths (epoch 0) and after every epoch. A plan of
     several steps yields the epochs before that, too, with their `step`: their scores are of wider
-    models. Told to stop, it saves nothing and returns None; else the weights are in the store when
-    it returns. `latency` holds the engine and the batch size by which the cut model's latency is
-    measured; without it, none is.
+    models; and so does one with a sparsifier (see `sparsified`). Told to stop, it saves nothing
+    and returns None; else the weights are in the store when it returns. `latency` holds the engine
+    and the batch size by which the cut model's latency is measured; without it, none is.
     """
     clock = _Clock()
     wanted = Plan.from_json(plan)
@@ -59,6 +60,12 @@ def evaluate(
             kept=bench.kept(parent),
             name=parent,
         )
+    if wanted.sparsify is not None and wanted.widths != source.widths:
+        with clock("sparsify"):
+            sparse = yield from sparsified(bench, wanted, source.model, parent=parent)
+        if sparse is None:
+            return None
+        source = replace(source, model=sparse[0], name=sparse[1])
     *earlier, last = steps_of(wanted, source.widths)
     for number, step in enumerate(earlier, 1):
         source = _pruned(bench, wanted, source, step.widths, clock)
@@ -111,7 +118,8 @@ class _Source:
     kept: Mapping[str, tuple[int, ...]] | None
     """Which of the dense channels it has; None where single weights are pruned."""
     name: str | None
-    """The finished candidate whose weights these are, None once they are no one's."""
+    """Whose weights these are: a finished candidate's, or the sparsified ones in the store; None
+    once they are no one's."""
 
 
 def _pruned(

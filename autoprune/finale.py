@@ -45,7 +45,12 @@ class Finale:
     """How latency is measured, as `jobs.latencies` takes it."""
 
     def export(
-        self, *, dense: Score, chosen: Mapping[str, Candidate], trials: Mapping[str, int]
+        self,
+        *,
+        dense: Score,
+        chosen: Mapping[str, Candidate],
+        trials: Mapping[str, int],
+        epochs: int,
     ) -> SearchResult:
         """Export the front of `chosen` and write ``front.json``.
 
@@ -55,6 +60,8 @@ class Finale:
             By the name of the candidate that the search found, itself or its final stage.
         trials
             How many trials ended in which way.
+        epochs
+            How many epochs they trained.
         """
         front = self.front(chosen)
         fresh = self.store.root / "front.new"
@@ -106,6 +113,7 @@ class Finale:
                 "front": sound,
                 "rejected": rejected,
                 "trials": dict(trials),
+                "epochs": epochs,
                 "blocked": [asdict(b) for b in self.grouping.blocked],
                 "versions": versions(),
             },

@@ -36,6 +36,7 @@ def search(
     out: str | Path | None = None,
     seed: int | None = None,
     criteria: Sequence[str] | None = None,
+    sparsify: Sequence[str] | None = None,
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> SearchResult:
@@ -48,7 +49,7 @@ def search(
     out
         Where everything goes; by default ``autoprune-runs/<study name>``. A folder that holds this
         very search is gone on with.
-    seed, criteria
+    seed, criteria, sparsify
         Replace the study's own.
     reporter
         Is told where the search stands.
@@ -72,7 +73,7 @@ def search(
         raise TypeError(f"search() got unexpected arguments: {', '.join(sorted(unknown))}")
     chosen = Settings(**settings)
     loaded = load_study(study) if not isinstance(study, PruningStudy) else study
-    loaded = overridden(loaded, seed=seed, criteria=criteria)
+    loaded = overridden(loaded, seed=seed, criteria=criteria, sparsify=sparsify)
     origin = loaded if isinstance(study, PruningStudy) else find_study_file(study).resolve()
     model = jobs.dense_model(loaded)
     grouping = prunable_groups(loaded, model)
@@ -107,6 +108,7 @@ def search(
                 in_process=chosen.worker_count() == 0,
                 seed=seed,
                 criteria=criteria,
+                sparsify=sparsify,
             ),
         )
         return search_run.run()

@@ -28,7 +28,12 @@ from autoprune.running.local import LocalExecutor
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.candidate import FINAL, Candidate, Score
 from autoprune.searching.objectives import cost_of
-from autoprune.searching.optuna_study import ended_counts, open_journal, open_study
+from autoprune.searching.optuna_study import (
+    ended_counts,
+    open_journal,
+    open_study,
+    trained_epochs,
+)
 from autoprune.searching.pareto import front_of, hypervolume
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace
@@ -104,9 +109,14 @@ class SearchRun:
             driver.park(study)
             raise
         chosen = self._finish(driver, final_study)
-        result = self._export(executor, dense, chosen, ended_counts(study), driver)
+        epochs = trained_epochs(study) + trained_epochs(final_study)
+        result = self._export(executor, dense, chosen, ended_counts(study), epochs, driver)
         counts: dict[str, float] = {f"trials_{state}": n for state, n in result.trials.items()}
-        counts |= {"front_size": len(result.front), "dense_valid": dense.score.valid}
+        counts |= {
+            "epochs": epochs,
+            "front_size": len(result.front),
+            "dense_valid": dense.score.valid,
+        }
         if result.higher_is_better and 0.5 < dense.score.valid <= 1:
             counts["hypervolume"] = hypervolume(
                 [(m.params, m.valid) for m in result.front],
@@ -266,6 +276,7 @@ class SearchRun:
         dense: Dense,
         chosen: Mapping[str, Candidate],
         trials: Mapping[str, int],
+        epochs: int,
         driver: Driver,
     ) -> SearchResult:
         finale = Finale(
@@ -277,7 +288,7 @@ class SearchRun:
             costs=self.costs,
             latency=self.settings.latency,
         )
-        result = finale.export(dense=dense.score, chosen=chosen, trials=trials)
+        result = finale.export(dense=dense.score, chosen=chosen, trials=trials, epochs=epochs)
         pictures = finale.pictures(
             read_json(self.store.front_file), list(driver.candidates.values())
         )

@@ -48,6 +48,8 @@ class SearchResult:
     """By ascending parameters."""
     trials: dict[str, int]
     """How many trials ended as complete, stopped and failed."""
+    epochs: int = 0
+    """Epochs of training in all trials, with sparsifiers and in the final stage too."""
     build: Callable[[], nn.Module] | None = None
     """Builds the dense model, where the result came from a search in this process."""
 
@@ -166,6 +168,7 @@ def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None
             dense=models[0],
             front=tuple(models[1:]),
             trials=value["trials"],
+            epochs=value.get("epochs", 0),
             build=build,
         )
     except (KeyError, TypeError) as error:

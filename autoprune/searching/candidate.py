@@ -11,6 +11,8 @@ DENSE = "dense"
 """Name of the dense model, the first parent."""
 FINAL = "-final"
 """What a final-stage candidate appends to the name of the one it goes on from."""
+SPARSE = "sparse-"
+"""What the name of a sparsified parent's weights begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)
