@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from autoprune.searching.space import Space as Space
     from autoprune.study import PruningStudy as PruningStudy
     from autoprune.study import load_study as load_study
+    from autoprune.training.regularise import Regulariser as Regulariser
+    from autoprune.training.sparsify import sparsifier as sparsifier
     from autoprune.training.supervised import SupervisedTask as SupervisedTask
     from autoprune.training.task import Batch as Batch
     from autoprune.training.task import Task as Task
@@ -39,6 +41,7 @@ _HOMES = {
     "GroupRule": "autoprune.pruning.layers",
     "Plan": "autoprune.pruning.plan",
     "PruningStudy": "autoprune.study",
+    "Regulariser": "autoprune.training.regularise",
     "SearchResult": "autoprune.results.result",
     "Space": "autoprune.searching.space",
     "Stay": "autoprune.pruning.layers",
@@ -51,6 +54,7 @@ _HOMES = {
     "load_study": "autoprune.study",
     "open_result": "autoprune.results.result",
     "search": "autoprune.run",
+    "sparsifier": "autoprune.training.sparsify",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -81,6 +81,20 @@ def search(
     criteria: Annotated[
         str | None, typer.Option(help="Criteria to search, e.g. `taylor,l2`; replaces the study's.")
     ] = None,
+    sparsify: Annotated[
+        str | None,
+        typer.Option(help="Sparsifiers to search, e.g. `none,l1`; replaces the study's."),
+    ] = None,
+    objectives: Annotated[
+        str,
+        typer.Option(help="The score and what it costs: params, macs, size, memory, latency."),
+    ] = "accuracy,params",
+    latency_engine: Annotated[
+        str, typer.Option(help="What measures latency: eager, compile or onnx.")
+    ] = "eager",
+    latency_batch: Annotated[
+        int, typer.Option(help="Samples in the batch that latency is measured on.")
+    ] = 1,
     objective: Annotated[
         Objective, typer.Option(help="A front, or one weighted number per trial.")
     ] = Objective.pareto,
@@ -118,11 +132,15 @@ def search(
                 out=out,
                 seed=seed,
                 criteria=None if criteria is None else _names(criteria),
+                sparsify=None if sparsify is None else _names(sparsify),
                 reporter=reporter,
                 budget=budget,
                 timeout=timeout,
                 workers=_worker_count(workers),
                 sampler=sampler,
+                objectives=_names(objectives),
+                latency_engine=latency_engine,
+                latency_batch=latency_batch,
                 objective=objective.value,
                 accuracy_weight=accuracy_weight,
                 early_stop=stop,
@@ -178,19 +196,35 @@ def front(
     _print_front(replace(result, front=within))
 
 
-@app.command(epilog="Example:  autoprune doctor my_study.py")
-def doctor(study: StudyArgument = "digits", as_json: JsonOption = False) -> None:
+@app.command(epilog="Example:  autoprune doctor my_study.py --max-params 10000")
+def doctor(
+    study: StudyArgument = "digits",
+    max_params: Annotated[
+        int | None,
+        typer.Option(min=1, help="Say whether this size can be reached; exit code 1 if not."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show what of a study's model can be pruned, and why the rest cannot."""
     from autoprune.results.diagnosis import diagnose
     from autoprune.study import load_study
 
     diagnosis = diagnose(load_study(study))
+    reached = max_params is None or diagnosis.reaches(max_params)
     if as_json:
-        typer.echo(json.dumps(diagnosis.to_json(), indent=1))
-        return
-    from autoprune.terminal import print_diagnosis
+        asked = {} if max_params is None else {"max_params": max_params, "reachable": reached}
+        typer.echo(json.dumps(diagnosis.to_json() | asked, indent=1))
+    else:
+        from autoprune.terminal import print_diagnosis
 
-    print_diagnosis(diagnosis)
+        print_diagnosis(diagnosis)
+        if max_params is not None:
+            typer.echo(
+                f"At most {max_params:,} parameters {'can' if reached else 'cannot'} be reached: "
+                f"the smallest possible model has {diagnosis.least_params:,}."
+            )
+    if not reached:
+        raise typer.Exit(1)
 
 
 @app.command(

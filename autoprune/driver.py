@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from autoprune import jobs
 from autoprune.errors import AutopruneError
-from autoprune.progress import EndedTrial, Reporter, Stage, Status
+from autoprune.progress import EndedTrial, FrontPoint, Reporter, Stage, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import Plan
 from autoprune.results.records import State
@@ -24,6 +24,7 @@ from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
 from autoprune.searching.candidate import DENSE, FINAL, Candidate, Score, trial_name
 from autoprune.searching.lineage import choose_parent
+from autoprune.searching.objectives import DEFAULT_COSTS, cost_of
 from autoprune.searching.pareto import front_of
 from autoprune.searching.sampler import INTERRUPTED, PARAMS, VALID
 from autoprune.searching.space import SearchSpace
@@ -52,7 +53,11 @@ class Driver:
     Parameters
     ----------
     values
-        What Optuna is told of a score: a pair, or one number.
+        What Optuna is told of a score: one number per objective, or one in all.
+    costs
+        What the score is traded against, by the objectives' names.
+    latency
+        How latency is measured, as `jobs.evaluate` takes it; None measures none.
 
     Attributes
     ----------
@@ -74,6 +79,8 @@ class Driver:
         higher_is_better: bool,
         seed: int,
         values: Values,
+        costs: Sequence[str] = DEFAULT_COSTS,
+        latency: Mapping[str, Any] | None = None,
         early_stop: bool = True,
         tags: Mapping[str, str] | None = None,
     ) -> None:
@@ -89,6 +96,8 @@ class Driver:
         self._higher_is_better = higher_is_better
         self._seed = seed
         self._values = values
+        self._costs = tuple(costs)
+        self._latency = latency
         self._early_stop = early_stop
         self._tags = dict(tags or {})
         self._rule = StoppingRule(higher_is_better=higher_is_better)
@@ -158,7 +167,7 @@ class Driver:
         Returns, by name of the front's candidate, the better of it and its final stage: they are
         of one size, and of equals the longer trained one is taken.
         """
-        front = front_of(self.candidates.values(), higher_is_better=self._higher_is_better)
+        front = self._front()
         _clear_queue(study)
         for candidate in front:
             if not self._store.has_candidate(candidate.name + FINAL):
@@ -207,6 +216,13 @@ class Driver:
 
     def _start(self, running: TrialRun) -> None:
         self._running[running.name] = running
+        widths = running.plan.widths
+        running.costs |= {
+            "params": running.params,
+            "macs": self._cost.macs(widths),
+            "memory": self._cost.memory(widths),
+        }
+        self._take_known_latency(running)
         running.trial.set_user_attr("parent", running.parent)
         self._executor.submit(
             running.name,
@@ -217,7 +233,19 @@ class Driver:
             seed=self._seed * 1_000_003
             + running.trial.number
             + (500_000 if running.is_final else 0),
+            latency=None if "latency" in running.costs else self._latency,
         )
+
+    def _take_known_latency(self, running: TrialRun) -> None:
+        """Give a trial the latency of a candidate with the same widths, if one was measured.
+
+        Noise must not let one of two equal models win.
+        """
+        for candidate in self.candidates.values():
+            score = candidate.score
+            if score.latency is not None and candidate.plan.widths == running.plan.widths:
+                running.costs["latency"] = score.latency
+                running.latency_spread = score.latency_spread
 
     def _handle(self, study: optuna.Study, event: Event) -> EndedTrial | None:
         running = self._running[event.job]
@@ -236,15 +264,19 @@ class Driver:
         )
 
     def _hear(self, running: TrialRun, value: Mapping[str, Any]) -> None:
-        if "step" in value:  # a wider model's score: neither for its curve nor to be stopped by
-            running.earlier.append(value["valid"])
+        if running.hear_wider(value):
             self._executor.answer(running.name, go_on=True)
             return
         running.curve.append(value["valid"])
         if "loss" in value:
             running.losses.append(value["loss"])
+        if "latency" in value:
+            running.costs["latency"] = value["latency"]
+            running.latency_spread = value["latency_spread"]
+        # Of the same size too: a cost that is not known yet will mostly follow it.
+        compared = {"params", *self._costs}
         running.stopped = running.may_stop and self._rule.dominated(
-            params=running.params,
+            costs={n: cost for n, cost in running.costs.items() if n in compared},
             epochs=running.plan.finetune.epochs,
             earlier_epochs=len(running.earlier),
             curve=running.curve,
@@ -260,6 +292,9 @@ class Driver:
             params=result["params"],
             macs=result["macs"],
             size_bytes=result["size_bytes"],
+            memory=self._cost.memory(running.plan.widths),
+            latency=running.costs.get("latency"),
+            latency_spread=running.latency_spread,
         )
         # Of single weights, one that is kept may happen to be zero.
         masked = running.plan.granularity != "channel"
@@ -276,17 +311,20 @@ class Driver:
             plan=Plan.from_json(result["plan"]),
             score=score,
             parent=running.parent,
-            epochs=running.parent_epochs + running.plan.finetune.epochs,
+            epochs=running.parent_epochs
+            + running.plan.finetune.epochs
+            + len(running.sparsify_curve),
             curve=tuple(running.curve),
         )
         self._store.save_candidate(candidate)
-        for key, value in (
-            (VALID, score.valid),
-            (PARAMS, score.params),
-            ("curve", running.curve),
-            ("seconds", result["seconds"]),
-        ):
-            running.trial.set_user_attr(key, value)
+        self._note(
+            running,
+            **{VALID: score.valid, PARAMS: score.params},
+            **{name: cost_of(score, name) for name in self._costs if name != PARAMS},
+            curve=running.curve,
+            seconds=result["seconds"],
+            **running.attributes,
+        )
         study.tell(running.trial, self._values(score))
         if not running.is_final:
             self.candidates[candidate.name] = candidate
@@ -296,13 +334,13 @@ class Driver:
     def _stop(self, study: optuna.Study, running: TrialRun) -> EndedTrial:
         # Its curve goes into an attribute: TPE cannot read a pruned trial of several objectives
         # that carries intermediate values.
-        running.trial.set_user_attr("curve", running.curve)
+        self._note(running, curve=running.curve, **running.attributes)
         study.tell(running.trial, state=TrialState.PRUNED)
         self._record(running, "stopped", None)
         return running.ended("stopped")
 
     def _fail(self, study: optuna.Study, running: TrialRun, cause: str) -> EndedTrial:
-        running.trial.set_user_attr("cause", cause)
+        self._note(running, cause=cause, **running.attributes)
         study.tell(running.trial, state=TrialState.FAIL)
         self._record(running, "failed", None, cause=cause)
         self._failures += 1
@@ -316,10 +354,14 @@ class Driver:
     def park(self, study: optuna.Study) -> None:
         """Give up the trials under way, as when the user stops the search."""
         for running in self._running.values():
-            running.trial.set_user_attr("cause", INTERRUPTED)
+            self._note(running, cause=INTERRUPTED, **running.attributes)
             study.tell(running.trial, state=TrialState.FAIL)
             self._record(running, "failed", None, cause=INTERRUPTED)
         self._running.clear()
+
+    def _note(self, running: TrialRun, **attributes: Any) -> None:
+        for name, value in attributes.items():
+            running.trial.set_user_attr(name, value)
 
     # --- telling ----------------------------------------------------------------------------
 
@@ -340,7 +382,6 @@ class Driver:
     def _report(self, stage: Stage, done: int, ended: EndedTrial | None = None) -> None:
         running = [run.standing() for run in self._running.values()]
         partly = sum(r.epoch / r.epochs for r in running)
-        front = front_of(self.candidates.values(), higher_is_better=self._higher_is_better)
         self._reporter.update(
             Status(
                 stage=stage.name,
@@ -350,10 +391,20 @@ class Driver:
                 dense_params=self._dense.score.params,
                 dense_valid=self._dense.score.valid,
                 running=running,
-                front=[(c.name, c.score.params, c.score.valid) for c in front],
+                front=[
+                    FrontPoint(c.name, c.score.params, c.score.valid, c.score.latency)
+                    for c in self._front()
+                ],
                 ended=ended,
                 eta_seconds=stage.eta(done + partly),
             )
+        )
+
+    def _front(self) -> list[Candidate]:
+        return front_of(
+            self.candidates.values(),
+            higher_is_better=self._higher_is_better,
+            costs=self._costs,
         )
 
 

@@ -19,8 +19,10 @@ from autoprune.pruning.plan import FineTune, Plan
 from autoprune.pruning.reconstruct import reconstructed
 from autoprune.pruning.steps import steps_of
 from autoprune.pruning.weights import save_model
+from autoprune.sparsified import sparsified
 from autoprune.training.calibrate import recalibrate
 from autoprune.training.finetune import Epoch, finetune, scored
+from autoprune.training.latency import measure
 from autoprune.training.regularise import StayingZero
 from autoprune.workbench import Job, Workbench
 
@@ -32,13 +34,22 @@ STEP_SEED = 1_000_000_000
 """What an earlier step's training adds to the seed."""
 
 
-def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, seed: int) -> Job:
+def evaluate(
+    bench: Workbench,
+    *,
+    name: str,
+    plan: dict[str, Any],
+    parent: str,
+    seed: int,
+    latency: Mapping[str, Any] | None = None,
+) -> Job:
     """Cut a plan from its parent's weights, fine-tune it with distillation, score each epoch.
 
     Yields the score after the cut to the plan's widths (epoch 0) and after every epoch. A plan of
     several steps yields the epochs before that, too, with their `step`: their scores are of wider
-    models. Told to stop, it saves nothing and returns None; else the weights are in the store when
-    it returns.
+    models; and so does one with a sparsifier (see `sparsified`). Told to stop, it saves nothing
+    and returns None; else the weights are in the store when it returns. `latency` holds the engine
+    and the batch size by which the cut model's latency is measured; without it, none is.
     """
     clock = _Clock()
     wanted = Plan.from_json(plan)
@@ -49,6 +60,12 @@ def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, 
             kept=bench.kept(parent),
             name=parent,
         )
+    if wanted.sparsify is not None and wanted.widths != source.widths:
+        with clock("sparsify"):
+            sparse = yield from sparsified(bench, wanted, source.model, parent=parent)
+        if sparse is None:
+            return None
+        source = replace(source, model=sparse[0], name=sparse[1])
     *earlier, last = steps_of(wanted, source.widths)
     for number, step in enumerate(earlier, 1):
         source = _pruned(bench, wanted, source, step.widths, clock)
@@ -61,7 +78,9 @@ def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, 
     model, tuning = reached.model, replace(wanted.finetune, epochs=last.epochs)
     with clock("evaluate"):
         valid = scored(bench.task, model, 0, tuning)
-    if not (yield {"epoch": 0, "valid": valid}):
+    with clock("measure"):
+        measured = measured_latency(bench, model, latency)
+    if not (yield {"epoch": 0, "valid": valid, **measured}):
         return None
     with clock("train"):
         for epoch in _trained(bench, model, tuning, seed=seed):
@@ -80,6 +99,16 @@ def evaluate(bench: Workbench, *, name: str, plan: dict[str, Any], parent: str, 
     }
 
 
+def measured_latency(
+    bench: Workbench, model: nn.Module, how: Mapping[str, Any] | None
+) -> dict[str, float]:
+    """Return a model's latency as a score holds it; nothing if it is not to be measured."""
+    if how is None:
+        return {}
+    found = measure(model, bench.study.example, **how)
+    return {"latency": found.seconds, "latency_spread": found.spread}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Source:
     """A model on its way to the plan's widths."""
@@ -89,7 +118,8 @@ class _Source:
     kept: Mapping[str, tuple[int, ...]] | None
     """Which of the dense channels it has; None where single weights are pruned."""
     name: str | None
-    """The finished candidate whose weights these are, None once they are no one's."""
+    """Whose weights these are: a finished candidate's, or the sparsified ones in the store; None
+    once they are no one's."""
 
 
 def _pruned(

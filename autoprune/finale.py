@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from autoprune.results.export import METRICS, reference_file, reference_layout, 
 from autoprune.results.figures import front_figure, front_picture
 from autoprune.results.provenance import versions
 from autoprune.results.records import FrontModel
-from autoprune.results.result import SearchResult, open_result
+from autoprune.results.result import Model, SearchResult, open_result
 from autoprune.results.store import Store
 from autoprune.running.executor import Done, Executor, Failed, JobFunction, Progress
 from autoprune.searching.candidate import DENSE, Candidate, Score
@@ -39,9 +39,18 @@ class Finale:
     grouping: Grouping
     executor: Executor
     reporter: Reporter
+    costs: Sequence[str]
+    """What the score is traded against, by the objectives' names."""
+    latency: Mapping[str, Any]
+    """How latency is measured, as `jobs.latencies` takes it."""
 
     def export(
-        self, *, dense: Score, chosen: Mapping[str, Candidate], trials: Mapping[str, int]
+        self,
+        *,
+        dense: Score,
+        chosen: Mapping[str, Candidate],
+        trials: Mapping[str, int],
+        epochs: int,
     ) -> SearchResult:
         """Export the front of `chosen` and write ``front.json``.
 
@@ -51,6 +60,8 @@ class Finale:
             By the name of the candidate that the search found, itself or its final stage.
         trials
             How many trials ended in which way.
+        epochs
+            How many epochs they trained.
         """
         front = self.front(chosen)
         fresh = self.store.root / "front.new"
@@ -63,8 +74,15 @@ class Finale:
         answers = self._run_all(jobs.export, orders)
         faults = self._faults(folders)
         tested = run_job(self.executor, jobs.test_score, name=DENSE)["test"]
+        measured = self._latencies(orders)
         entries = [
-            self._settle(name, candidate, folders[name], answers[name], faults[name])
+            self._settle(
+                _entry(name, int(name.removeprefix("t")), candidate.score, answers[name]["test"])
+                | measured[name],
+                folders[name],
+                answers[name],
+                faults[name],
+            )
             for name, candidate in front.items()
         ]
         sound = [entry for entry in entries if entry["verified"]]
@@ -86,10 +104,16 @@ class Finale:
                 "metric": self.study.task.metric,
                 "higher_is_better": self.study.task.higher_is_better,
                 "seed": self.study.seed,
-                "dense": {**_entry("dense", None, dense, tested), "path": "dense"},
+                "objectives": [self.study.task.metric, *self.costs],
+                "dense": {
+                    **_entry(DENSE, None, dense, tested),
+                    **measured[DENSE],
+                    "path": "dense",
+                },
                 "front": sound,
                 "rejected": rejected,
                 "trials": dict(trials),
+                "epochs": epochs,
                 "blocked": [asdict(b) for b in self.grouping.blocked],
                 "versions": versions(),
             },
@@ -99,7 +123,11 @@ class Finale:
     def front(self, chosen: Mapping[str, Candidate]) -> dict[str, Candidate]:
         """Return the front of `chosen`, by ascending parameters, under the search's names."""
         names = {candidate.name: name for name, candidate in chosen.items()}
-        front = front_of(chosen.values(), higher_is_better=self.study.task.higher_is_better)
+        front = front_of(
+            chosen.values(),
+            higher_is_better=self.study.task.higher_is_better,
+            costs=self.costs,
+        )
         return {names[c.name]: c for c in front}
 
     def pictures(self, front_json: Mapping[str, Any], trials: list[Candidate]) -> list[Path]:
@@ -117,7 +145,7 @@ class Finale:
             FrontModel(
                 key=candidate.name,
                 folder=self.store.front / name,
-                metrics={"final_valid": models[name].valid} | _test_metric(models[name].test),
+                metrics=_metrics(models[name]),
                 module=lambda n=name: result.load(n),  # type: ignore[misc]
                 example=self.study.example,
             )
@@ -125,17 +153,33 @@ class Finale:
             if name in models
         ]
 
+    def _latencies(self, orders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Measure the dense model and the exported ones; return what their entries say of it."""
+        answer = run_job(self.executor, jobs.latencies, models=orders, **self.latency)
+        for problem in answer["problems"]:
+            self.reporter.note(problem)
+        return {
+            name: {
+                "latency_ms": next(
+                    (1e3 * x["seconds"] for x in found if x["engine"] == self.latency["engine"]),
+                    None,
+                ),
+                "latencies": found,
+            }
+            for name, found in answer["latencies"].items()
+        }
+
     def _settle(
         self,
-        name: str,
-        candidate: Candidate,
+        facts: Mapping[str, Any],
         folder: Path,
         answer: Mapping[str, Any],
         faults: list[str],
     ) -> dict[str, Any]:
         """Write a model's metrics beside it, drop its reference, and return its entry."""
+        name = facts["name"]
         entry = {
-            **_entry(name, int(name.removeprefix("t")), candidate.score, answer["test"]),
+            **facts,
             "formats": answer["formats"],
             "problems": [*answer["problems"], *faults],
             "verified": not faults,
@@ -178,8 +222,10 @@ class Finale:
         return answers
 
 
-def _test_metric(test: float | None) -> dict[str, float]:
-    return {} if test is None else {"test": test}
+def _metrics(model: Model) -> dict[str, float]:
+    """Return what MLflow is told of an exported model."""
+    known = {"final_valid": model.valid, "test": model.test, "final_latency_ms": model.latency_ms}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _entry(name: str, trial: int | None, score: Score, test: float | None) -> dict[str, Any]:
@@ -189,6 +235,7 @@ def _entry(name: str, trial: int | None, score: Score, test: float | None) -> di
         "params": score.params,
         "macs": score.macs,
         "size_bytes": score.size_bytes,
+        "memory_bytes": score.memory,
         "valid": score.valid,
         "test": test,
     }

@@ -9,19 +9,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
+from autoprune.errors import AutopruneError, first_line
 from autoprune.evaluation import evaluate as evaluate
+from autoprune.evaluation import measured_latency
 from autoprune.pruning.cut import check_state
 from autoprune.pruning.plan import FineTune, fingerprint
 from autoprune.pruning.weights import load_checkpoint, save_model
-from autoprune.results.export import differs, export_model
+from autoprune.results.export import ONNX, differs, export_model, export_onnx
 from autoprune.results.load import load
 from autoprune.searching.candidate import DENSE
 from autoprune.study import PruningStudy
 from autoprune.training.finetune import finetune, scored
+from autoprune.training.latency import measure_together
 from autoprune.workbench import Job
 from autoprune.workbench import Workbench as Workbench
 from autoprune.workbench import open_workbench as open_workbench
@@ -29,11 +34,12 @@ from autoprune.workbench import open_workbench as open_workbench
 # --- the dense model ----------------------------------------------------------------------------
 
 
-def prepare_dense(bench: Workbench) -> Job:
+def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None) -> Job:
     """Get the dense model's weights, score it, and profile its groups.
 
-    Returns its score and, by group, the sensitivity (the log of the mean Fisher score of a channel)
-    and the LAMP scores of its channels.
+    `latency` says how its latency is measured, if it is; see `evaluate`. Returns its score and, by
+    group, the sensitivity (the log of the mean Fisher score of a channel) and the LAMP scores of
+    its channels.
     """
     started = time.perf_counter()
     study = bench.study
@@ -43,6 +49,7 @@ def prepare_dense(bench: Workbench) -> Job:
             yield {"epoch": epoch.epoch, "epochs": study.train.epochs, "valid": epoch.valid}
     settings = study.train or FineTune(epochs=0, lr=0.0)
     valid = scored(study.task, model, settings.epochs, settings)
+    measured = measured_latency(bench, model, latency)
     save_model(bench.store.weights(DENSE), model)
     bench.store.scores(DENSE).unlink(missing_ok=True)  # of a run that did not get further
     lamp: Mapping[str, Tensor] = {}
@@ -56,6 +63,8 @@ def prepare_dense(bench: Workbench) -> Job:
         "params": bench.cost.params(bench.grouping.channels),
         "macs": bench.cost.macs(bench.grouping.channels),
         "size_bytes": bench.store.weights(DENSE).stat().st_size,
+        "memory": bench.cost.memory(bench.grouping.channels),
+        **measured,
         "sensitivity": {n: math.log(float(s.mean()) + 1e-12) for n, s in fisher.items()},
         "lamp": {n: s.tolist() for n, s in lamp.items()},
         "seconds": time.perf_counter() - started,
@@ -111,6 +120,54 @@ def export(bench: Workbench, *, name: str, weights: str, folder: str) -> Job:
         zeroed=tuple(bench.grouping.weights.values()),
     )
     return {"test": test, "formats": exported.formats, "problems": exported.problems}
+
+
+def latencies(
+    bench: Workbench,
+    *,
+    models: Mapping[str, Mapping[str, str]],
+    engine: str,
+    batch_size: int,
+) -> Job:
+    """Measure the dense model and exported ones in turns: nothing else of the search runs now.
+
+    `models` holds, by name, whose `weights` it has and the `folder` it was exported to. Each is
+    measured eagerly, by `engine`, and its ONNX file, if there is one, in ONNX Runtime. Returns by
+    name what was measured, and why the rest was not.
+    """
+    yield {}
+    found: dict[str, list[dict[str, Any]]] = {DENSE: [], **{name: [] for name in models}}
+    problems: list[str] = []
+    for each in dict.fromkeys(("eager", engine, "onnx")):
+        try:
+            measured = measure_together(
+                _timed_models(bench, models, each),
+                bench.study.example,
+                engine=each,
+                batch_size=batch_size,
+            )
+        except Exception as error:  # a latency that cannot be had costs nobody the models
+            problems.append(str(error) if isinstance(error, AutopruneError) else first_line(error))
+            continue
+        for name, latency in measured.items():
+            found[name].append(asdict(latency))
+    return {"latencies": found, "problems": problems}
+
+
+def _timed_models(
+    bench: Workbench, models: Mapping[str, Mapping[str, str]], engine: str
+) -> dict[str, nn.Module | Path]:
+    if engine != "onnx":
+        weights = {DENSE: DENSE, **{name: order["weights"] for name, order in models.items()}}
+        return {name: bench.model(source) for name, source in weights.items()}
+    exported = {name: Path(order["folder"]) / ONNX for name, order in models.items()}
+    files = {name: file for name, file in exported.items() if file.exists()}
+    if not files:
+        return {}
+    dense = bench.store.dense / ONNX
+    if not dense.exists():
+        export_onnx(bench.model(DENSE), dense, example=bench.study.example)
+    return {DENSE: dense, **files}
 
 
 def reload_check(bench: Workbench, *, folder: str) -> Job:

@@ -20,6 +20,7 @@ def opening_for(
     in_process: bool,
     seed: int | None,
     criteria: Sequence[str] | None,
+    sparsify: Sequence[str] | None,
 ) -> Opening:
     """Return how workers open their workbench on a study object or a study file.
 
@@ -29,7 +30,11 @@ def opening_for(
         return _InProcess(origin, store)
     source = asdict(source_of(origin))
     if not isinstance(origin, PruningStudy):
-        source |= {"seed": seed, "criteria": criteria and list(criteria)}
+        source |= {
+            "seed": seed,
+            "criteria": criteria and list(criteria),
+            "sparsify": sparsify and list(sparsify),
+        }
     spec = {
         "source": source,
         "out": str(store.root),

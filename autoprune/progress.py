@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,19 @@ class EndedTrial:
     valid: float | None
     parent: str
     criterion: str
+    latency: float | None = None
+    """Seconds for a batch, where it was measured."""
     cause: str = ""
+
+
+class FrontPoint(NamedTuple):
+    """A candidate on the front so far."""
+
+    name: str
+    params: int
+    valid: float
+    latency: float | None = None
+    """Seconds for a batch, where it was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +55,8 @@ class Status:
     dense_params: int = 0
     dense_valid: float | None = None
     running: Sequence[RunningTrial] = ()
-    front: Sequence[tuple[str, int, float]] = ()
-    """(name, params, score), by ascending parameters."""
+    front: Sequence[FrontPoint] = ()
+    """By ascending parameters."""
     ended: EndedTrial | None = None
     eta_seconds: float | None = None
     """Until this stage is over."""

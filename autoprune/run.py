@@ -17,8 +17,10 @@ from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import fingerprint
+from autoprune.results.diagnosis import mostly_blocked
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
+from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
 from autoprune.searching.space import SearchSpace
 from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
@@ -34,6 +36,7 @@ def search(
     out: str | Path | None = None,
     seed: int | None = None,
     criteria: Sequence[str] | None = None,
+    sparsify: Sequence[str] | None = None,
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> SearchResult:
@@ -46,13 +49,14 @@ def search(
     out
         Where everything goes; by default ``autoprune-runs/<study name>``. A folder that holds this
         very search is gone on with.
-    seed, criteria
+    seed, criteria, sparsify
         Replace the study's own.
     reporter
         Is told where the search stands.
     **settings
-        The fields of `Settings`: ``budget``, ``timeout``, ``workers``, ``sampler``, ``objective``,
-        ``accuracy_weight``, ``early_stop``, ``storage``, ``tracking_uri``, ``experiment``.
+        The fields of `Settings`: ``budget``, ``timeout``, ``workers``, ``sampler``,
+        ``objectives``, ``latency_engine``, ``latency_batch``, ``objective``, ``accuracy_weight``,
+        ``early_stop``, ``storage``, ``tracking_uri``, ``experiment``.
 
     Raises
     ------
@@ -69,10 +73,11 @@ def search(
         raise TypeError(f"search() got unexpected arguments: {', '.join(sorted(unknown))}")
     chosen = Settings(**settings)
     loaded = load_study(study) if not isinstance(study, PruningStudy) else study
-    loaded = overridden(loaded, seed=seed, criteria=criteria)
+    loaded = overridden(loaded, seed=seed, criteria=criteria, sparsify=sparsify)
     origin = loaded if isinstance(study, PruningStudy) else find_study_file(study).resolve()
     model = jobs.dense_model(loaded)
     grouping = prunable_groups(loaded, model)
+    costs = _costs(chosen, loaded)
     space = SearchSpace(
         channels={g.name: g.channels for g in grouping.groups},
         space=loaded.space,
@@ -81,23 +86,29 @@ def search(
         blocks=grouping.blocks,
     )
     _check_room(space)
+    reporter = reporter or SilentReporter()
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
-    known = store.open(_identity(loaded, grouping, space, chosen))
+    known = store.open(_identity(loaded, grouping, space, chosen, costs))
+    warning = mostly_blocked(grouping)
+    if warning is not None:
+        reporter.note(warning)
     with store.locked():
         search_run = SearchRun(
             study=loaded,
             settings=chosen,
             grouping=grouping,
             space=space,
+            costs=costs,
             store=store,
             search_id=known["id"],
-            reporter=reporter or SilentReporter(),
+            reporter=reporter,
             opening=opening_for(
                 origin,
                 store,
                 in_process=chosen.worker_count() == 0,
                 seed=seed,
                 criteria=criteria,
+                sparsify=sparsify,
             ),
         )
         return search_run.run()
@@ -115,6 +126,17 @@ def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:
     return grouping
 
 
+def _costs(settings: Settings, study: PruningStudy) -> tuple[str, ...]:
+    """Return what the score is traded against; raise `AutopruneError` for other objectives."""
+    costs = costs_among(settings.objectives, metric=study.task.metric)
+    if settings.objective == "weighted" and costs != DEFAULT_COSTS:
+        raise AutopruneError(
+            f"`objectives` must be the score and params for objective 'weighted', but is "
+            f"{','.join(settings.objectives)}. Leave it out, or use objective 'pareto'."
+        )
+    return costs
+
+
 def _check_room(space: SearchSpace) -> None:
     """Raise `AutopruneError` if the rules for widths leave no group anything to lose."""
     if all(len(widths) == 1 for widths in space.allowed.values()):
@@ -129,7 +151,11 @@ def _check_room(space: SearchSpace) -> None:
 
 
 def _identity(
-    study: PruningStudy, grouping: Grouping, space: SearchSpace, settings: Settings
+    study: PruningStudy,
+    grouping: Grouping,
+    space: SearchSpace,
+    settings: Settings,
+    costs: Sequence[str],
 ) -> dict[str, Any]:
     """Return what must be the same for two runs to be one search."""
     return {
@@ -138,6 +164,8 @@ def _identity(
         "space": {name: str(value) for name, value in space.distributions.items()},
         "metric": study.task.metric,
         "higher_is_better": study.task.higher_is_better,
+        "objectives": ["score", *costs],
+        "latency": settings.latency if "latency" in costs else None,
         "objective": settings.objective,
         "accuracy_weight": settings.accuracy_weight if settings.objective == "weighted" else None,
         "seed": study.seed,

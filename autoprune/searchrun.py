@@ -27,7 +27,13 @@ from autoprune.running.interrupts import InterruptibleExecutor
 from autoprune.running.local import LocalExecutor
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.candidate import FINAL, Candidate, Score
-from autoprune.searching.optuna_study import ended_counts, open_journal, open_study
+from autoprune.searching.objectives import cost_of
+from autoprune.searching.optuna_study import (
+    ended_counts,
+    open_journal,
+    open_study,
+    trained_epochs,
+)
 from autoprune.searching.pareto import front_of, hypervolume
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace
@@ -46,6 +52,7 @@ class SearchRun:
         settings: Settings,
         grouping: Grouping,
         space: SearchSpace,
+        costs: tuple[str, ...],
         store: Store,
         search_id: str,
         reporter: Reporter,
@@ -55,6 +62,7 @@ class SearchRun:
         self.settings = settings
         self.grouping = grouping
         self.space = space
+        self.costs = costs
         self.store = store
         self.reporter = reporter
         self.opening = opening
@@ -101,9 +109,14 @@ class SearchRun:
             driver.park(study)
             raise
         chosen = self._finish(driver, final_study)
-        result = self._export(executor, dense, chosen, ended_counts(study), driver)
+        epochs = trained_epochs(study) + trained_epochs(final_study)
+        result = self._export(executor, dense, chosen, ended_counts(study), epochs, driver)
         counts: dict[str, float] = {f"trials_{state}": n for state, n in result.trials.items()}
-        counts |= {"front_size": len(result.front), "dense_valid": dense.score.valid}
+        counts |= {
+            "epochs": epochs,
+            "front_size": len(result.front),
+            "dense_valid": dense.score.valid,
+        }
         if result.higher_is_better and 0.5 < dense.score.valid <= 1:
             counts["hypervolume"] = hypervolume(
                 [(m.params, m.valid) for m in result.front],
@@ -138,7 +151,8 @@ class SearchRun:
         )
 
     def _optuna_study(self, suffix: str) -> optuna.Study:
-        objectives = [(self.study.task.metric, self.study.task.higher_is_better), ("params", False)]
+        objectives = [(self.study.task.metric, self.study.task.higher_is_better)]
+        objectives += [(name, False) for name in self.costs]
         if self.settings.objective == "weighted":
             objectives = [("weighted", True)]
         if self.settings.storage is None:
@@ -166,6 +180,7 @@ class SearchRun:
                 seed=self.study.seed,
                 trials=trials,
                 higher_is_better=self.study.task.higher_is_better,
+                costs=self.costs,
             ),
         )
 
@@ -182,13 +197,20 @@ class SearchRun:
             higher_is_better=self.study.task.higher_is_better,
             seed=self.study.seed,
             values=self._values(dense),
+            costs=self.costs,
+            latency=self._latency,
             early_stop=self.settings.early_stop,
             tags=self._tracked_tags(),
         )
 
+    @property
+    def _latency(self) -> dict[str, Any] | None:
+        """How trials' latency is measured, if it is."""
+        return self.settings.latency if "latency" in self.costs else None
+
     def _values(self, dense: Dense) -> Callable[[Score], float | list[float]]:
         if self.settings.objective == "pareto":
-            return lambda score: [score.valid, float(score.params)]
+            return lambda score: [score.valid, *(cost_of(score, name) for name in self.costs)]
         weight = self.settings.accuracy_weight
         sign = 1.0 if self.study.task.higher_is_better else -1.0
 
@@ -214,7 +236,7 @@ class SearchRun:
                 )
 
             try:
-                found = run_job(executor, jobs.prepare_dense, tell)
+                found = run_job(executor, jobs.prepare_dense, tell, latency=self._latency)
             except UnexpectedError as error:
                 log = self.store.logs / "dense.log"
                 write_whole(log, error.detail.encode())
@@ -225,7 +247,7 @@ class SearchRun:
             write_json(self.store.dense_file, found)
         value = read_json(self.store.dense_file)
         return Dense(
-            score=Score(**{f: value[f] for f in Score.__dataclass_fields__}),
+            score=Score(**{f: value[f] for f in Score.__dataclass_fields__ if f in value}),
             sensitivity=value["sensitivity"],
             lamp=value.get("lamp", {}),
         )
@@ -242,7 +264,9 @@ class SearchRun:
                 driver.park(study)
                 raise
         front = front_of(
-            driver.candidates.values(), higher_is_better=self.study.task.higher_is_better
+            driver.candidates.values(),
+            higher_is_better=self.study.task.higher_is_better,
+            costs=self.costs,
         )
         return {c.name: c for c in front}
 
@@ -252,6 +276,7 @@ class SearchRun:
         dense: Dense,
         chosen: Mapping[str, Candidate],
         trials: Mapping[str, int],
+        epochs: int,
         driver: Driver,
     ) -> SearchResult:
         finale = Finale(
@@ -260,8 +285,10 @@ class SearchRun:
             grouping=self.grouping,
             executor=executor,
             reporter=self.reporter,
+            costs=self.costs,
+            latency=self.settings.latency,
         )
-        result = finale.export(dense=dense.score, chosen=chosen, trials=trials)
+        result = finale.export(dense=dense.score, chosen=chosen, trials=trials, epochs=epochs)
         pictures = finale.pictures(
             read_json(self.store.front_file), list(driver.candidates.values())
         )

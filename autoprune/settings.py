@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from optuna.samplers import BaseSampler
 
 from autoprune.errors import AutopruneError
 from autoprune.searching.sampler import check_sampler
+from autoprune.training.latency import check_engine
 
 Objective = Literal["pareto", "weighted"]
 
@@ -31,6 +33,13 @@ class Settings:
     workers: int | Literal["auto"] = "auto"
     """Worker processes; ``auto`` is one per core (or GPU), 0 runs trials in this process."""
     sampler: str | BaseSampler = "pruning"
+    objectives: str | Sequence[str] = ("accuracy", "params")
+    """The score (``accuracy``, ``score`` or the metric's name) and at least one of ``params``,
+    ``macs``, ``size``, ``memory`` and ``latency``; with commas between them, or in a sequence."""
+    latency_engine: str = "eager"
+    """What latency is measured by: ``eager``, ``compile`` or ``onnx``."""
+    latency_batch: int = 1
+    """Samples in the batch that latency is measured on."""
     objective: Objective = "pareto"
     accuracy_weight: float = 0.8
     """Weight of the score against the share of parameters removed, for ``weighted``."""
@@ -42,6 +51,16 @@ class Settings:
     experiment: str = "autoprune"
 
     def __post_init__(self) -> None:
+        names = self.objectives
+        if isinstance(names, str):
+            names = [name.strip() for name in names.split(",") if name.strip()]
+        object.__setattr__(self, "objectives", tuple(names))
+        check_engine(self.latency_engine)
+        if type(self.latency_batch) is not int or self.latency_batch < 1:
+            raise AutopruneError(
+                f"`latency_batch` must be a whole number of at least 1, "
+                f"but is {self.latency_batch!r}."
+            )
         if isinstance(self.budget, bool) or self.budget < 1:
             raise AutopruneError(f"`budget` must be at least 1 trial, but is {self.budget}.")
         if self.timeout is not None and not self.timeout > 0:
@@ -60,6 +79,11 @@ class Settings:
             raise AutopruneError(
                 f"`accuracy_weight` must be between 0 and 1, but is {self.accuracy_weight}."
             )
+
+    @property
+    def latency(self) -> dict[str, Any]:
+        """How latency is measured, as jobs take it."""
+        return {"engine": self.latency_engine, "batch_size": self.latency_batch}
 
     def worker_count(self) -> int:
         if self.workers != "auto":

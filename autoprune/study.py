@@ -25,7 +25,8 @@ from autoprune.pruning.groups import Grouping
 from autoprune.pruning.layers import GROUP_RULES
 from autoprune.pruning.masks import weight_groups
 from autoprune.pruning.plan import FineTune
-from autoprune.searching.space import Space, with_criteria
+from autoprune.searching.space import Space, with_criteria, with_sparsify
+from autoprune.training.sparsify import SPARSIFIERS
 from autoprune.training.task import Task, missing_methods
 
 NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -180,6 +181,7 @@ class StudySource:
     to another; no such bytes are ever read from a file."""
     seed: int | None = None
     criteria: tuple[str, ...] | None = None
+    sparsify: tuple[str, ...] | None = None
 
     def load(self) -> PruningStudy:
         if self.path is not None:
@@ -191,7 +193,7 @@ class StudySource:
             own, study = cloudpickle.loads(base64.b64decode(self.code))
             for registry, entries in zip(REGISTRIES, own, strict=True):
                 registry.update(entries)
-        return overridden(study, seed=self.seed, criteria=self.criteria)
+        return overridden(study, seed=self.seed, criteria=self.criteria, sparsify=self.sparsify)
 
 
 def source_of(study: PruningStudy | str | Path) -> StudySource:
@@ -216,7 +218,7 @@ def source_of(study: PruningStudy | str | Path) -> StudySource:
         ) from error
 
 
-REGISTRIES: tuple[dict[Any, Any], ...] = (CRITERIA, GROUP_RULES)
+REGISTRIES: tuple[dict[Any, Any], ...] = (CRITERIA, GROUP_RULES, SPARSIFIERS)
 """Where a user may have registered something of their own."""
 
 
@@ -229,18 +231,25 @@ def _own_entries() -> list[dict[Any, Any]]:
 
 
 def _is_ours(entry: Any) -> bool:
-    home = getattr(entry, "score", type(entry)).__module__
+    made = getattr(entry, "score", None) or getattr(entry, "make", type(entry))
+    home = made.__module__
     return str(home).startswith("autoprune.")
 
 
 def overridden(
-    study: PruningStudy, *, seed: int | None = None, criteria: Sequence[str] | None = None
+    study: PruningStudy,
+    *,
+    seed: int | None = None,
+    criteria: Sequence[str] | None = None,
+    sparsify: Sequence[str] | None = None,
 ) -> PruningStudy:
-    """Return `study` with another seed or other criteria, where given."""
+    """Return `study` with another seed, other criteria or other sparsifiers, where given."""
     if seed is not None:
         study = replace(study, seed=seed)
     if criteria is not None:
         study = replace(study, space=with_criteria(study.space, criteria))
+    if sparsify is not None:
+        study = replace(study, space=with_sparsify(study.space, sparsify))
     return study
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from autoprune.progress import EndedTrial, RunningTrial, Status
 
 if TYPE_CHECKING:
     from autoprune.results.diagnosis import Diagnosis
-    from autoprune.results.result import SearchResult
+    from autoprune.results.result import Model, SearchResult
 
 STAGES = {
     "dense": "Dense model",
@@ -111,10 +112,13 @@ def print_front(result: SearchResult) -> None:
     """Print the dense model and the front as a table on standard output."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model")
-    for heading in ("params", "of dense", "macs", "size", f"{result.metric} valid", "test"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ["params", "of dense", "macs", "size", f"{result.metric} valid", "test"]
     dense = result.dense
-    for model in (dense, *result.front):
+    models = (dense, *result.front)
+    measured = any(model.latency_ms is not None for model in models)
+    for heading in [*headings, *(["latency", "of dense"] if measured else [])]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model in models:
         table.add_row(
             model.name,
             f"{model.params:,}",
@@ -123,8 +127,16 @@ def print_front(result: SearchResult) -> None:
             f"{model.size_bytes / 1024:,.1f} KB",
             f"{model.valid:.4f}",
             "-" if model.test is None else f"{model.test:.4f}",
+            *(_latency_cells(model, dense) if measured else ()),
         )
     _output_console().print(table)
+
+
+def _latency_cells(model: Model, dense: Model) -> tuple[str, str]:
+    if model.latency_ms is None:
+        return "-", "-"
+    share = f"{model.latency_ms / dense.latency_ms:.0%}" if dense.latency_ms else "-"
+    return _milliseconds(model.latency_ms / 1e3), share
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
@@ -145,14 +157,22 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         freed = f"{row.params:,} ({row.params / diagnosis.params:.0%})"
         groups.add_row(row.name, str(row.channels), freed, ", ".join(row.layers))
     console.print(groups)
-    if diagnosis.blocked:
-        blocked = Table(box=None, pad_edge=False, header_style="bold")
-        blocked.add_column("blocked layer")
-        blocked.add_column("params", justify="right")
-        blocked.add_column("why its own channels stay")
-        for layer in diagnosis.blocked:
-            blocked.add_row(layer.layer, f"{layer.params:,}", layer.reason)
-        console.print(blocked)
+    layers = Table(box=None, pad_edge=False, header_style="bold")
+    layers.add_column("layer")
+    for heading in ("channels", "params", "of all"):
+        layers.add_column(heading, justify="right")
+    layers.add_column("channel group, or why its own channels stay")
+    for layer in diagnosis.layers:
+        layers.add_row(
+            layer.name,
+            str(layer.channels),
+            f"{layer.params:,}",
+            f"{layer.share:.1%}",
+            (", ".join(layer.groups) or f"blocked: {layer.reason}")
+            + (f"; may be dropped with {layer.block}" if layer.block else ""),
+        )
+    console.print()
+    console.print(layers)
     if not diagnosis.groups:
         console.print("Nothing can be pruned.", style="bold red")
     elif share > 0.5:
@@ -172,7 +192,9 @@ def _sentence(status: Status, ended: EndedTrial) -> str:
     share = f"{ended.params / max(status.dense_params, 1):.1%}"
     text = (
         f"{ended.name} {ended.state}: {ended.params:,} params ({share}), "
-        f"{status.metric} {ended.valid:.4f}, {ended.criterion}, from {ended.parent}"
+        f"{status.metric} {ended.valid:.4f}, "
+        f"{f'{_milliseconds(ended.latency)}, ' if ended.latency is not None else ''}"
+        f"{ended.criterion}, from {ended.parent}"
     )
     return f"{text}, {_duration(status.eta_seconds)} left" if status.eta_seconds else text
 
@@ -215,10 +237,26 @@ def _front_table(status: Status) -> Table:
     table.add_column("of dense", justify="right")
     table.add_column(status.metric, justify="right")
     step = max(1, -(-len(status.front) // FRONT_ROWS))
-    for name, params, valid in list(status.front)[::step]:
-        share = params / max(status.dense_params, 1)
-        table.add_row(name, f"{params:,}", f"{share:.1%}", f"{valid:.4f}")
+    measured = any(point.latency is not None for point in status.front)
+    if measured:
+        table.add_column("latency", justify="right")
+    for point in list(status.front)[::step]:
+        share = point.params / max(status.dense_params, 1)
+        row = [point.name, f"{point.params:,}", f"{share:.1%}", f"{point.valid:.4f}"]
+        table.add_row(*row, *([_milliseconds(point.latency)] if measured else []))
     return table
+
+
+def _milliseconds(seconds: float | None) -> str:
+    """Write a latency with three digits.
+
+    >>> _milliseconds(0.0123456), _milliseconds(0.000123456), _milliseconds(None)
+    ('12.3 ms', '0.123 ms', '-')
+    """
+    if seconds is None:
+        return "-"
+    digits = max(2 - math.floor(math.log10(max(1e3 * seconds, 1e-3))), 0)
+    return f"{1e3 * seconds:.{digits}f} ms"
 
 
 def _duration(seconds: float | None) -> str:

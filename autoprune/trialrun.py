@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from optuna.trial import Trial
 
@@ -26,17 +27,54 @@ class TrialRun:
     """Epochs along the lineage before it."""
     params: int
     may_stop: bool
+    costs: dict[str, float] = field(default_factory=dict)
+    """What it costs, by the objective's name, as far as it is known."""
+    latency_spread: float | None = None
+    """Interquartile range of its latency, in seconds."""
     started: float = field(default_factory=time.time)
     curve: list[float] = field(default_factory=list)
     """Validation score after the cut to its widths, then after each epoch."""
     earlier: list[float] = field(default_factory=list)
     """Scores of the wider models of earlier pruning steps, after each of their epochs."""
     losses: list[float] = field(default_factory=list)
+    sparsify_curve: list[float] = field(default_factory=list)
+    """Scores of its parent after each epoch with a sparsifier, if this trial trained it."""
+    sparsify_cached: bool | None = None
+    """Whether an earlier trial had trained it so; None if there is no sparsifier."""
     stopped: bool = False
 
     @property
     def is_final(self) -> bool:
         return self.name.endswith(FINAL)
+
+    def hear_wider(self, value: Mapping[str, Any]) -> bool:
+        """Take in what a job tells of models wider than its plan's; return whether it did.
+
+        Their scores are neither for the trial's curve nor to be stopped by.
+        """
+        if "sparsify_cached" in value:
+            self.sparsify_cached = value["sparsify_cached"]
+        elif "sparsify" in value:
+            self.sparsify_curve.append(value["valid"])
+        elif "step" in value:
+            self.earlier.append(value["valid"])
+        else:
+            return False
+        return True
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of training so far: with a sparsifier, at wider steps and at its widths."""
+        return len(self.sparsify_curve) + len(self.earlier) + max(len(self.curve) - 1, 0)
+
+    @property
+    def attributes(self) -> dict[str, int | bool]:
+        """What it took, as it is told to the study."""
+        found: dict[str, int | bool] = {"epochs": self.epochs}
+        if self.sparsify_cached is not None:
+            found["sparsify_epochs"] = len(self.sparsify_curve)
+            found["sparsify_cached"] = self.sparsify_cached
+        return found
 
     def standing(self) -> RunningTrial:
         """Return where it stands."""
@@ -57,6 +95,7 @@ class TrialRun:
             valid=self.curve[-1] if self.curve else None,
             parent=self.parent,
             criterion=self.plan.criterion,
+            latency=self.costs.get("latency"),
             cause=cause,
         )
 
@@ -74,8 +113,15 @@ class TrialRun:
         share = self.params / dense_params
         now = time.time()
         metrics = {"params": self.params, "params_fraction": share, "seconds": now - self.started}
+        metrics |= self.attributes
         if candidate is not None:
             metrics |= {"macs": candidate.score.macs, "size_bytes": candidate.score.size_bytes}
+            if candidate.score.memory is not None:
+                metrics["memory_bytes"] = candidate.score.memory
+        if "latency" in self.costs:
+            metrics["latency_ms"] = 1e3 * self.costs["latency"]
+        if self.latency_spread is not None:
+            metrics["latency_spread_ms"] = 1e3 * self.latency_spread
         if self.curve:
             metrics["valid"] = self.curve[-1]
         label = f"{self.curve[-1]:.3f}" if self.curve and state != "failed" else state
@@ -90,6 +136,7 @@ class TrialRun:
                 "valid": self.curve[:-1],
                 "loss": self.losses,
                 **({"valid_earlier_steps": self.earlier} if self.earlier else {}),
+                **({"valid_sparsify": self.sparsify_curve} if self.sparsify_curve else {}),
             },
             tags={**tags, **({"cause": cause} if cause else {})},
             plan=plan.to_json(),

@@ -70,10 +70,18 @@ class Workbench:
     def teacher(self) -> Teacher:
         return Teacher(self.model(DENSE), self.task)
 
-    def model(self, name: str) -> nn.Module:
-        """Return a fresh copy of a finished candidate's model (or the dense one) on the device."""
+    @property
+    def fixed_batch_size(self) -> int | None:
+        """The batch size of a training loader, which autoprune cannot change."""
+        return getattr(self.task, "fixed_batch_size", None)
+
+    def model(self, name: str, *, shaped_as: str | None = None) -> nn.Module:
+        """Return a fresh copy of a finished candidate's model (or the dense one) on the device.
+
+        Weights that are no candidate's are `shaped_as` one.
+        """
         state = load_tensors(self.store.weights(name))
-        kept = self.kept(name)
+        kept = self.kept(shaped_as or name)
         dropped = () if kept is None else self.grouping.dropped(kept)
         return load_state(self.untrained, state, dropped=dropped).to(self.device)
 
@@ -183,4 +191,6 @@ def open_workbench(spec: Mapping[str, Any]) -> Workbench:
     source = dict(spec["source"])
     if source["criteria"] is not None:
         source["criteria"] = tuple(source["criteria"])
+    if source["sparsify"] is not None:
+        source["sparsify"] = tuple(source["sparsify"])
     return Workbench(StudySource(**source).load(), Store(spec["out"]))

@@ -253,6 +253,30 @@ BAD = {
     "unknown objective": Bad(
         command="search study.py --objective best", words=("'best'", "pareto", "weighted")
     ),
+    "unknown cost": Bad(
+        command="search study.py --objectives accuracy,latancy",
+        words=("Unknown objective 'latancy'", "Did you mean 'latency'"),
+    ),
+    "no cost": Bad(
+        command="search study.py --objectives accuracy",
+        words=("`objectives`", "at least one of params", "but is accuracy"),
+    ),
+    "no score": Bad(
+        command="search study.py --objectives params,macs",
+        words=("`objectives`", "the score (accuracy or score)", "params,macs"),
+    ),
+    "weighted with latency": Bad(
+        command="search study.py --objective weighted --objectives accuracy,params,latency",
+        words=("`objectives`", "'weighted'", "accuracy,params,latency", "'pareto'"),
+    ),
+    "unknown latency engine": Bad(
+        command="search study.py --latency-engine onxx",
+        words=("Unknown latency engine 'onxx'", "Did you mean 'onnx'"),
+    ),
+    "latency of no samples": Bad(
+        command="search study.py --latency-batch 0",
+        words=("`latency_batch`", "at least 1", "0"),
+    ),
     "no budget": Bad(command="search study.py --budget 0", words=("`budget`", "at least 1", "0")),
     "budget that is a word": Bad(
         command="search study.py --budget many", words=("--budget", "integer")
@@ -304,6 +328,9 @@ BAD = {
     "new without .py": Bad(command="new study.txt", words=("study.txt", ".py")),
     "new below a file": Bad(
         command="new study.py/mine.py", words=("study.py/mine.py", "can be written")
+    ),
+    "doctor asked for no parameters": Bad(
+        command="doctor study.py --max-params 0", words=("--max-params", "1", "--help")
     ),
     "doctor without a file": Bad(
         command="doctor nowhere.py", words=("nowhere.py", "autoprune new nowhere.py")

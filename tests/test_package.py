@@ -81,6 +81,23 @@ def test_doctor_accepts_a_new_study(started: Path) -> None:
     assert groups == [["0", "128"], ["2", "64"]]
 
 
+@pytest.mark.parametrize(("size", "code", "word"), [(5_000, 0, "can"), (30, 1, "cannot")])
+def test_doctor_says_whether_a_size_can_be_reached(
+    size: int, code: int, word: str, started: Path
+) -> None:
+    run = run_cli("doctor", "my_net.py", "--max-params", size, cwd=started)
+    assert run.returncode == code, run.stderr
+    least = 30 + 1 + 1 + 1 + 2 + 2
+    assert run.stdout.splitlines()[-1] == (
+        f"At most {size:,} parameters {word} be reached: the smallest possible model has {least}."
+    )
+    told = run_cli("doctor", "my_net.py", "--max-params", size, "--json", cwd=started)
+    assert told.returncode == code
+    value = json.loads(told.stdout)
+    assert (value["max_params"], value["reachable"]) == (size, word == "can")
+    assert [layer["name"] for layer in value["layers"]] == ["0", "2", "5"]
+
+
 def test_a_new_study_is_searched_and_its_front_shown(started: Path) -> None:
     run = run_cli(
         "search", "my_net.py", "--budget", 2, "--workers", 0, "--tracking-uri", "none", cwd=started

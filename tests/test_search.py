@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from helpers import write_study
+from helpers import MODELS, write_study
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
@@ -619,6 +619,137 @@ def test_a_weighted_search_has_one_objective_and_a_front(study: Path, tmp_path: 
         assert trial.values == [pytest.approx(0.3 * score.valid + 0.7 * removed)]
 
 
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """A search that latency is an objective of."""
+    folder = tmp_path_factory.mktemp("timed")
+    study = write_study(folder / "study.py", kind="conv", final_epochs=1)
+    result = run.search(
+        study,
+        out=folder / "out",
+        objectives="accuracy,params,latency",
+        latency_batch=3,
+        budget=6,
+        **UNTRACKED,
+    )
+    return Found(study, folder / "out", result)
+
+
+def test_latency_is_an_objective(timed: Found) -> None:
+    trials = trials_of(timed.out)
+    for trial in trials:
+        score = timed.store.load_candidate(trial_name(trial.number)).score
+        assert score.latency is not None
+        assert score.latency > 0
+        assert trial.values == [score.valid, score.params, score.latency]
+        assert trial.user_attrs["latency"] == score.latency
+
+    def beaten(trial: FrozenTrial) -> bool:
+        return any(
+            o.values != trial.values
+            and o.values[0] >= trial.values[0]
+            and all(a <= b for a, b in zip(o.values[1:], trial.values[1:], strict=True))
+            for o in trials
+        )
+
+    names = {trial_name(t.number) for t in trials if not beaten(t)}
+    assert {m.name for m in timed.result.front} <= names
+    value = timed.front_file()
+    assert value["objectives"] == ["accuracy", "params", "latency"]
+    dense = json.loads(timed.store.dense_file.read_text())
+    assert dense["latency"] > 0
+
+
+def test_models_of_the_same_widths_have_the_same_latency(timed: Found) -> None:
+    for trial in trials_of(timed.out, "tiny-final"):
+        origin = timed.store.load_candidate(trial.user_attrs["parent"]).score
+        final = timed.store.load_candidate(f"{trial.user_attrs['parent']}-final").score
+        assert (final.latency, final.latency_spread) == (origin.latency, origin.latency_spread)
+
+
+def test_latency_of_the_front_is_measured_at_the_end_in_every_search(
+    found: Found, timed: Found
+) -> None:
+    for search, batch in ((found, 1), (timed, 3)):
+        value = search.front_file()
+        for entry in (value["dense"], *value["front"]):
+            engines = {x["engine"]: x for x in entry["latencies"]}
+            assert set(engines) == {"eager", "onnx"}
+            assert entry["latency_ms"] == 1e3 * engines["eager"]["seconds"] > 0
+            for latency in engines.values():
+                assert (latency["batch_size"], latency["threads"]) == (batch, 1)
+                assert latency["spread"] >= 0
+        assert search.result.dense.latency_ms == value["dense"]["latency_ms"]
+        for entry, model in zip(value["front"], search.result.front, strict=True):
+            assert entry["latency_ms"] == model.latency_ms
+    recorded = Recorded.of(found.out)
+    for model in found.result.front:
+        runs = [r for n, r in recorded.children.items() if n.removesuffix("-final") == model.name]
+        assert model.latency_ms in [r.data.metrics.get("final_latency_ms") for r in runs]
+
+
+def test_a_search_over_other_objectives_is_another_search(timed: Found) -> None:
+    for other in ({}, {"objectives": "accuracy,params,latency", "latency_batch": 2}):
+        with pytest.raises(AutopruneError, match=r"holds another: its (objectives|latency) is"):
+            run.search(timed.study, out=timed.out, budget=1, **other, **UNTRACKED)
+    swapped = ("latency", "score", "params")  # the same ones
+    again = run.search(
+        timed.study, out=timed.out, objectives=swapped, latency_batch=3, budget=6, **UNTRACKED
+    )
+    assert again.trials == timed.result.trials
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_exact_costs_are_objectives_without_a_measurement(study: Path, tmp_path: Path) -> None:
+    result = run.search(
+        study, out=tmp_path / "out", objectives="score,memory,macs,size", budget=4, **UNTRACKED
+    )
+    store = Store(tmp_path / "out")
+    cost = CostModel(store.load_grouping())
+    for trial in trials_of(tmp_path / "out"):
+        candidate = store.load_candidate(trial_name(trial.number))
+        score = candidate.score
+        assert score.latency is None
+        assert score.memory == cost.memory(candidate.plan.widths)
+        assert trial.values == [score.valid, score.macs, score.size_bytes, score.memory]
+    assert all(m.memory_bytes <= result.dense.memory_bytes for m in result.front)
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_model_that_cannot_be_timed_is_exported_all_the_same(tmp_path: Path) -> None:
+    fixed = MODELS["mlp"].replace("self.body(x)", "self.body(x.reshape(-1, 2, 64).flatten(0, 1))")
+    reporter = Notes()
+    study = write_study(tmp_path / "study.py", model=fixed)
+    result = run.search(study, out=tmp_path / "out", budget=1, reporter=reporter, **UNTRACKED)
+    assert [m.latency_ms for m in (result.dense, *result.front)] == [None, None]
+    assert any("batch of 1" in note for note in reporter.notes)
+    with pytest.raises(AutopruneError, match=r"batch of 1.*batch size"):
+        run.search(study, out=tmp_path / "o", objectives="score,latency", budget=1, **UNTRACKED)
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_search_of_a_mostly_blocked_network_says_so(tmp_path: Path) -> None:
+    wide = MODELS["mlp"].replace("nn.Linear(16, 10)", "nn.Linear(16, 900)")
+    reporter = Notes()
+    study = write_study(tmp_path / "study.py", model=wide)
+    run.search(study, out=tmp_path / "out", budget=1, reporter=reporter, **UNTRACKED)
+    (said,) = [note for note in reporter.notes if "doctor" in note]
+    assert "own channels stay" in said
+    assert "(head)" in said
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_searched_widths_are_rounded(tmp_path: Path) -> None:
+    before = "Plain = Space\nSpace = lambda **given: Plain(**given, round_to=8, min_width=9)"
+    study = write_study(tmp_path / "study.py", before=before)
+    run.search(study, out=tmp_path / "out", budget=4, sampler="random", **UNTRACKED)
+    widths = [
+        Store(tmp_path / "out").load_candidate(trial_name(t.number)).plan.widths
+        for t in trials_of(tmp_path / "out")
+    ]
+    assert {w for found in widths for w in found.values()} <= {16, 24}
+
+
 @pytest.mark.usefixtures("quick_export")
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
 def test_every_sampler_of_optuna_searches(sampler: str, study: Path, tmp_path: Path) -> None:
@@ -648,6 +779,7 @@ class Pretender:
         self.curve = curve
         self.earlier: list[float] = []
         """Scores it has before its final widths."""
+        self.latency = 0.1
         self.interrupted = False
         self.started: list[str] = []
         self.answers: list[bool] = []
@@ -671,7 +803,10 @@ class Pretender:
             return Progress(job=name, value=value)
         epoch -= len(self.earlier)
         if epoch < len(self.curve):
-            return Progress(job=name, value={"epoch": epoch, "valid": self.curve[epoch]})
+            value = {"epoch": epoch, "valid": self.curve[epoch]}
+            if epoch == 0 and self.arguments["latency"] is not None:
+                value |= {"latency": self.latency, "latency_spread": 0.01}
+            return Progress(job=name, value=value)
         weights = self.store.weights(name)
         weights.parent.mkdir(parents=True)
         weights.touch()
@@ -726,7 +861,7 @@ class Bench:
 
 @pytest.fixture
 def bench(found: Found, tmp_path: Path) -> Callable[..., Bench]:
-    def make(curve: list[float], *, early_stop: bool = True) -> Bench:
+    def make(curve: list[float], *, early_stop: bool = True, **settings: Any) -> Bench:
         grouping = found.store.load_grouping()
         cost = CostModel(grouping)
         store = Store(tmp_path / "out")
@@ -746,6 +881,7 @@ def bench(found: Found, tmp_path: Path) -> Callable[..., Bench]:
             seed=0,
             values=lambda score: [score.valid, float(score.params)],
             early_stop=early_stop,
+            **settings,
         )
         for number in (900, 901):
             candidate = finished(cost, number=number, width=1, valid=0.9)
@@ -825,6 +961,30 @@ def test_trials_of_several_steps_are_stopped_by_their_like(bench: Callable[..., 
     b.driver.search(b.study, budget=2, deadline=None)
     assert b.study.trials[1].state == TrialState.PRUNED
     assert b.study.trials[1].user_attrs["curve"] == [0.1, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(("latency", "stops"), [(0.25, True), (0.125, False)])
+def test_a_dominated_trial_that_is_faster_is_not_stopped(
+    bench: Callable[..., Bench], latency: float, stops: bool
+) -> None:
+    b = bench(
+        [0.1] * (EPOCHS + 1),
+        costs=("params", "latency"),
+        latency={"engine": "eager", "batch_size": 1},
+    )
+    for name, candidate in b.driver.candidates.items():
+        score = replace(candidate.score, latency=0.2)
+        b.driver.candidates[name] = replace(candidate, score=score)
+    b.executor.latency = latency
+    b.driver.search(b.study, budget=1, deadline=None)
+    (trial,) = b.study.trials
+    assert trial.state == (TrialState.PRUNED if stops else TrialState.COMPLETE)
+    (record,) = b.tracker.records
+    assert record.metrics["latency_ms"] == 1e3 * latency
+    if not stops:
+        score = b.driver.candidates[trial_name(trial.number)].score
+        assert (score.latency, score.latency_spread) == (latency, 0.01)
+        assert trial.user_attrs["latency"] == latency
 
 
 def test_a_final_stage_that_goes_on_takes_the_front_of_now(bench: Callable[..., Bench]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from autoprune import terminal
-from autoprune.progress import EndedTrial, RunningTrial, Stage, Status
+from autoprune.progress import EndedTrial, FrontPoint, RunningTrial, Stage, Status
+from autoprune.results.result import Model, SearchResult
 
 
 def ended(state: str = "complete", cause: str = "") -> EndedTrial:
@@ -32,7 +35,9 @@ def status(**changes: object) -> Status:
         "dense_params": 150_000,
         "dense_valid": 0.99,
         "running": [RunningTrial(name="t008", params=1_200, epoch=3, epochs=20, valid=0.91)],
-        "front": [(f"t{i:03d}", 1_000 * (i + 1), 0.9 + i / 1_000) for i in range(40)],
+        "front": [
+            FrontPoint(f"t{i:03d}", 1_000 * (i + 1), 0.9 + i / 1_000, 0.00125) for i in range(40)
+        ],
         "eta_seconds": 125.0,
     }
     return Status(**(values | changes))  # type: ignore[arg-type]
@@ -54,6 +59,35 @@ def test_plain_says_a_stage_once_and_a_line_a_trial() -> None:
     ]
 
 
+def test_plain_says_a_latency_where_there_is_one() -> None:
+    reporter, file = plain()
+    reporter.update(status(ended=replace(ended(), latency=0.0123456)))
+    assert "accuracy 0.9812, 12.3 ms, taylor" in file.getvalue()
+
+
+def model(name: str, latency_ms: float | None) -> Model:
+    return Model(
+        name=name, trial=1, params=10, macs=1, size_bytes=1, valid=0.5, test=None,
+        path=name, latency_ms=latency_ms,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_the_front_shows_latency_and_its_share_when_it_was_measured(
+    measured: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense, small = model("dense", 2.0 if measured else None), model("t1", 0.5 if measured else None)
+    terminal.print_front(
+        SearchResult(
+            out=Path("out"), study="s", metric="accuracy", higher_is_better=True, dense=dense,
+            front=(small,), trials={},
+        )
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    assert ("latency" in text) is measured
+    assert ("0.500 ms" in text and "25%" in text) is measured
+
+
 def test_plain_says_why_a_trial_failed() -> None:
     reporter, file = plain()
     reporter.update(status(ended=ended("failed", "the loss became nan")))
@@ -66,7 +100,7 @@ def test_the_live_picture_fits_the_terminal_and_shows_what_matters(width: int) -
     console = Console(file=file, force_terminal=True, width=width, color_system=None)
     console.print(terminal._picture(status()))
     text = file.getvalue()
-    for part in ("8/50", "2 min 05 s left", "150,000 params", "t008", "3/20", "t000"):
+    for part in ("8/50", "2 min 05 s left", "150,000 params", "t008", "3/20", "t000", "1.25 ms"):
         assert part in text
     assert max(len(line) for line in text.splitlines()) <= width
     # A long front is thinned out, not scrolled off the screen.

@@ -1,4 +1,4 @@
-"""One architecture of the zoo: how it is built, what it is called with, what must be found in it."""
+"""One architecture of the zoo: how it is built and called, and what must be found in it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Case:
     """What must be exported beside safetensors."""
     unexported: Mapping[str, str] = field(default_factory=dict)
     """Why another format cannot be."""
+    options: Mapping[str, bool] = field(default_factory=dict)
+    """What `find_groups` is asked for beside the usual."""
     tied: tuple[str, ...] = ()
     """Parameters that both produce and read channels, through one dimension."""
     needs: str | None = None

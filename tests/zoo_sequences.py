@@ -389,7 +389,8 @@ SEQUENCES = (
         expected={"stem": 8, "first": 8, "second": 8},
     ),
     Case(
-        name="tied_embedding", factory=TiedEmbedding, example=TOKENS,
+        name="tied_embedding",
+        options={"embeddings": True}, factory=TiedEmbedding, example=TOKENS,
         expected={"embedding": 8, "hidden": 12, "project": 8}, tied=("embedding.weight",),
     ),
     Case(
@@ -418,7 +419,8 @@ SEQUENCES = (
         },
     ),
     Case(
-        name="text_classifier", factory=TextClassifier, example=TOKENS,
+        name="text_classifier",
+        options={"embeddings": True}, factory=TextClassifier, example=TOKENS,
         expected={"embedding": 8, "positions": 8, "hidden": 10},
     ),
     Case(
@@ -467,7 +469,8 @@ SEQUENCES = (
     ),
     Case(name="lstm", factory=LSTMClassifier, example=SEQUENCE, expected={"lstm": 8}),
     Case(
-        name="lstm_both_ways", factory=BidirectionalLSTM, example=TOKENS,
+        name="lstm_both_ways",
+        options={"embeddings": True}, factory=BidirectionalLSTM, example=TOKENS,
         expected={"embedding": 8, "lstm": 6, "hidden": 10},
     ),
     Case(

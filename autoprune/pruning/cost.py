@@ -86,8 +86,9 @@ class CostModel:
         entries: dict[tuple[str, int], dict[str, int]] = {}
         for group in grouping.groups:
             for piece in group.slices:
+                # What both makes and reads has two slices, of the same entries.
                 known = entries.setdefault((piece.tensor, piece.dim), {})
-                known[group.name] = known.get(group.name, 0) + piece.index.shape[1]
+                known[group.name] = piece.index.shape[1]
         for name, tensor in grouping.weights.items():  # a channel is a single weight
             entries[(tensor, 0)] = {name: 1}
         return entries

@@ -79,8 +79,8 @@ def _like(old: Tensor, value: Tensor) -> Tensor:
 def check_kept(grouping: Grouping, kept: Kept) -> None:
     """Raise unless `kept` fits `grouping`."""
     channels = grouping.channels
-    if set(kept) != set(channels):
-        odd = sorted(set(kept) ^ set(channels))
+    odd = sorted((set(kept) ^ set(channels)) - (set(grouping.blocks) - set(kept)))
+    if odd:
         raise AutopruneError(
             f"A plan must name the model's {len(channels)} channel groups and no others, "
             f"but they differ in {', '.join(map(repr, odd))}: is it another model's plan?"

@@ -33,6 +33,21 @@ def tensors_of(value: Any) -> list[Tensor]:
     return []
 
 
+def plain(value: Any) -> Any:
+    """Turn what a model returns into dicts, tuples and lists, whatever classes it is made of.
+
+    Entries that are None are left out.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, (type, Mapping)):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (tuple, list)):
+        kind = list if isinstance(value, list) else tuple
+        return kind(plain(item) for item in value if item is not None)
+    return value
+
+
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     """Apply `function` to every tensor of a nest, keeping the nest's shape."""
     if isinstance(value, Tensor):

@@ -264,7 +264,7 @@ class _Finder:
 
     def _groups(self) -> list[ChannelGroup]:
         """Return what could be pruned: classes that run through the same dimensions."""
-        leaves, read = self._ledger.leaves, self._ledger.readers()
+        leaves, read, made = self._ledger.leaves, self._ledger.readers(), self._ledger.makers()
         entries: dict[int, list[tuple[int, int]]] = {}
         for number, leaf in enumerate(leaves):
             for entry, of in enumerate(self._class_of[leaf.atoms].tolist()):
@@ -280,8 +280,12 @@ class _Finder:
             for number, _ in signature:
                 leaf = leaves[number]
                 index = np.array([[e for n, e in entries[of] if n == number] for of in members])
-                reads = bool(read[leaf.start + index].any())
-                slices.append((leaf, index, "in" if reads else "out"))
+                reads, makes = (bool(m[leaf.start + index].any()) for m in (read, made))
+                # A tied weight may do both: one slice each.
+                if makes or not reads:
+                    slices.append((leaf, index, "out"))
+                if reads:
+                    slices.append((leaf, index, "in"))
             group = self._group(slices)
             if group is not None:
                 found.append(group)
@@ -304,7 +308,7 @@ class _Finder:
         if all(s.role == "out" for s in group.slices):
             self._block(group, "nothing in the run reads its outputs")
             return None
-        if all(s.role == "in" for s in group.slices) and len(group.slices) == 1:
+        if len(group.slices) == 1:  # all of it reads
             return self._input_group(group)
         if channels < 2:
             self._block(group, "it has a single channel")

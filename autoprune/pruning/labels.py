@@ -89,6 +89,7 @@ class Ledger:
         self._edges: list[Tensor] = []
         self._frozen: list[tuple[IntArray, str]] = []
         self._read: list[IntArray] = []
+        self._made: list[IntArray] = []
         self._count = 1
 
     def label(self, name: str, tensor: Tensor) -> Labels:
@@ -134,6 +135,10 @@ class Ledger:
     def read(self, atoms: Tensor) -> None:
         """Say that these entries of a parameter read channels, rather than make them."""
         self._read.append(atoms.reshape(-1).numpy())
+
+    def make(self, atoms: Tensor) -> None:
+        """Say that these entries of a parameter make channels, whatever else they do."""
+        self._made.append(atoms.reshape(-1).numpy())
 
     def note_joint(self, labels: Labels) -> Labels:
         """Remember arrays in which channels spread over several dimensions; return `labels`."""
@@ -202,7 +207,14 @@ class Ledger:
 
     def readers(self) -> npt.NDArray[np.bool_]:
         """Return, by atom, whether it reads channels."""
+        return self._marked(self._read)
+
+    def makers(self) -> npt.NDArray[np.bool_]:
+        """Return, by atom, whether it makes channels of what a parameter is multiplied with."""
+        return self._marked(self._made)
+
+    def _marked(self, marks: Sequence[IntArray]) -> npt.NDArray[np.bool_]:
         found = np.zeros(self._count, dtype=np.bool_)
-        for atoms in self._read:
+        for atoms in marks:
             found[atoms[atoms > 0]] = True
         return found

@@ -8,6 +8,7 @@ and sets the module's attributes from the shapes of its tensors after a cut. Add
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from autoprune.errors import AutopruneError
 
@@ -91,7 +93,7 @@ def group_rule(kind: type[nn.Module]) -> Callable[[type[GroupRule]], type[GroupR
 def rule_of(module: nn.Module) -> GroupRule:
     """Return the rule for a module; one that asks for nothing, if there is none."""
     found = next((GROUP_RULES[c] for c in type(module).__mro__ if c in GROUP_RULES), None)
-    return found or _HEADS
+    return found or _STORED_SIZES
 
 
 def fit_attributes(model: nn.Module) -> None:
@@ -147,6 +149,31 @@ class BatchNormRule(GroupRule):
         for tensor in (module.weight, module.running_mean):
             if tensor is not None:
                 module.num_features = tensor.shape[0]
+
+
+@group_rule(_InstanceNorm)
+class InstanceNormRule(BatchNormRule):
+    def fit(self, module: _NormBase) -> None:
+        super().fit(module)
+        sized = module.affine or module.track_running_stats
+        if not sized and type(module) in _UNSIZED:
+            module.__class__ = _UNSIZED[type(module)]  # type: ignore[assignment]
+
+
+def _unsized(base: type[_InstanceNorm]) -> type[_InstanceNorm]:
+    """Return an instance norm that holds no tensors, and so does not know how many channels."""
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        self.num_features = input.shape[input.dim() - self._get_no_batch_dim()]
+        result: Tensor = base.forward(self, input)
+        return result
+
+    return type(f"Unsized{base.__name__}", (base,), {"forward": forward})
+
+
+_UNSIZED: dict[type[nn.Module], type[nn.Module]] = {
+    base: _unsized(base) for base in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+}
 
 
 @group_rule(nn.LayerNorm)
@@ -205,40 +232,56 @@ class RecurrentRule(GroupRule):
 # --- attention ----------------------------------------------------------------------------------
 
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads", "nhead")
-INNER = ("all_head_size", "inner_dim", "inner_size")
+SIZES = ("feature", "channel", "hidden", "inner", "units", "width", "embed", "all_head")
+"""Parts of the names of attributes that may hold a layer's size."""
 
 
-class HeadsRule(GroupRule):
-    """Any module that stores how many heads it has, beside the linear layers that make them.
+class StoredSizesRule(GroupRule):
+    """Any module that stores sizes beside the linear layers it has.
 
-    Hugging Face's attention, and most that people write themselves. Whole heads go, so that the
-    size of one stays.
+    The number of heads, as Hugging Face's attention and most that people write themselves have
+    it: whole heads go, so that the size of one stays. And any attribute that by its name may be,
+    and by its value is, what one of the module's linear layers used to read or make.
     """
 
     def fit(self, module: nn.Module) -> None:
-        name = next((n for n in HEADS if type(getattr(module, n, None)) is int), None)
         children = [m for m in module.children() if isinstance(m, nn.Linear)]
-        if name is None or not children:
+        changed: dict[int, set[int]] = {}
+        for child in children:
+            new = child.weight.shape
+            for old, now in ((child.out_features, new[0]), (child.in_features, new[1])):
+                changed.setdefault(old, set()).add(now)
+        self._fit_heads(module, children)
+        for name, value in list(vars(module).items()):
+            if type(value) is int and any(part in name for part in SIZES):
+                sizes = changed.get(value, set())
+                if len(sizes) == 1:  # of several, nobody knows which is meant
+                    setattr(module, name, next(iter(sizes)))
+
+    def _fit_heads(self, module: nn.Module, children: list[nn.Linear]) -> None:
+        name = next((n for n in HEADS if type(getattr(module, n, None)) is int), None)
+        if name is None:
             return
-        makers = [m for m in children if m.weight.shape[0] != m.out_features]
         heads = getattr(module, name)
-        makers = [m for m in makers if m.out_features % heads == 0]
-        readers = [m for m in children if m.weight.shape[1] != m.in_features]
-        for maker in makers:
+        for place, maker in enumerate(children):
             old, new = maker.out_features, maker.weight.shape[0]
             left, odd = divmod(new * heads, old)
-            # What makes heads is read again inside: as much goes in as came out, or a third of it.
-            inside = any(r.in_features * f == old for r in readers for f in (1, 2, 3))
-            if odd or not inside:
-                continue
-            setattr(module, name, left)
-            for inner in INNER:
-                if type(getattr(module, inner, None)) is int:
-                    setattr(module, inner, getattr(module, inner) * left // heads)
-            return
+            # A later layer reads what makes heads: all of it, or a third of queries, keys, values.
+            inside = any(
+                (reader.in_features * share, reader.weight.shape[1] * share) == (old, new)
+                for reader in children[place + 1 :]
+                for share in (1, 2, 3)
+            )
+            if new != old and not odd and inside:
+                setattr(module, name, left)
+                config = getattr(module, "config", None)
+                if getattr(config, name, None) == heads:  # shared with layers of other heads
+                    module.config = copy.copy(config)  # type: ignore[assignment]
+                    setattr(module.config, name, left)
+                return
 
 
-_HEADS = HeadsRule()
+_STORED_SIZES = StoredSizesRule()
 
 
 class TrimmedAttention(nn.MultiheadAttention):

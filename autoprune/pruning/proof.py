@@ -23,10 +23,11 @@ def prove(
 ) -> dict[str, str]:
     """Return, by name, what is wrong with groups that cannot be cut; those that can are left out.
 
-    Every second channel of every group is cut, and the outputs are compared with those of a copy
-    whose readers ignore the same channels. Where a normalisation runs over the channels themselves
-    (LayerNorm, RMSNorm, GroupNorm of one group), that copy normalises over those that stay: what
-    the cut model must do. Groups are tried together, and halved where that fails.
+    Every second channel of every group is cut, then an uneven lot of them, and the outputs are
+    compared with those of a copy whose readers ignore the same channels. Where a normalisation runs
+    over the channels themselves (LayerNorm, RMSNorm, GroupNorm of one group), that copy normalises
+    over those that stay: what the cut model must do. Groups are tried together, and halved where
+    that fails.
     """
     fault = _fault(model, groups, grouping, probe) if groups else None
     if fault is None:
@@ -45,8 +46,20 @@ def _fault(
     alone = Grouping(
         groups=tuple(groups), blocked=(), shapes=grouping.shapes, positions={}, products=()
     )
-    kept = {g.name: list(range(0, g.channels, 2)) for g in groups}
-    gone = {g.name: list(range(1, g.channels, 2)) for g in groups}
+    halves = {g.name: list(range(0, g.channels, 2)) for g in groups}
+    return _fault_of(model, alone, halves, probe) or _fault_of(
+        model, alone, {g.name: _uneven(g.channels) for g in groups}, probe
+    )
+
+
+def _uneven(channels: int) -> list[int]:
+    """Return some channels in no regular order: most of the first half, few of the second."""
+    kept = [c for c in range(channels) if c % 7 != 2 and (c < channels // 2 or c % 3 == 1)]
+    return kept or [channels - 1]
+
+
+def _fault_of(model: nn.Module, alone: Grouping, kept: Kept, probe: Any) -> str | None:
+    gone = {g.name: sorted(set(range(g.channels)) - set(kept[g.name])) for g in alone.groups}
     try:
         smaller = _outputs(cut(model, alone, kept), probe)
         dense = _outputs(deafened(model, alone, gone), probe)

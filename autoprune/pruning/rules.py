@@ -125,11 +125,6 @@ _MOVES: dict[str, Move] = {
     "expand": lambda x, g: x.expand(g["size"]),
     "repeat": lambda x, g: x.repeat(g["repeats"]),
     "select": lambda x, g: x.select(g["dim"], g["index"]),
-    "slice": lambda x, g: torch.ops.aten.slice(x, g["dim"], g["start"], g["end"], g["step"]),
-    "split": lambda x, g: torch.split(x, g["split_size"], g["dim"]),
-    "unsafe_split": lambda x, g: torch.split(x, g["split_size"], g["dim"]),
-    "split_with_sizes": lambda x, g: torch.split(x, g["split_sizes"], g["dim"]),
-    "unsafe_split_with_sizes": lambda x, g: torch.split(x, g["split_sizes"], g["dim"]),
     "unbind": lambda x, g: x.unbind(g["dim"]),
     "flip": lambda x, g: x.flip(g["dims"]),
     "roll": lambda x, g: x.roll(g["shifts"], g["dims"]),
@@ -144,6 +139,42 @@ _MOVES: dict[str, Move] = {
 }
 RULES.update({name: partial(_moved, move) for name, move in _MOVES.items()})
 RULES["native_channel_shuffle"] = RULES["channel_shuffle"]
+
+
+@rule("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes")
+def split(f: Context, given: Given, outs: Sequence[Tensor]) -> Sequence[Labels] | None:
+    """Channels that are split into equal parts go from all parts alike."""
+    sizes = given["split_sizes"] if "split_sizes" in given else given["split_size"]
+    lengths = [t.shape[given["dim"]] for t in outs]
+    _part_evenly(f, given, lengths[0] if len(set(lengths)) == 1 else 0)
+    return _moved(lambda x, g: torch.split(x, sizes, g["dim"]), f, given, outs)
+
+
+@rule("slice")
+def slice_(f: Context, given: Given, outs: Sequence[Tensor]) -> Sequence[Labels] | None:
+    """As with `split`: one of several equal parts of the channels, or a number of them."""
+    size, dim, step = given["self"].shape[given["dim"]], given["dim"], given["step"]
+    start, end, _ = slice(given["start"], given["end"], step).indices(size)
+    if end - start < size:
+        even = step == 1 and end > start and not size % (end - start) and not start % (end - start)
+        _part_evenly(f, given, end - start if even else 0)
+    return _moved(
+        lambda x, g: torch.ops.aten.slice(x, dim, g["start"], g["end"], step), f, given, outs
+    )
+
+
+def _part_evenly(f: Context, given: Given, part: int) -> None:
+    """Tie what is at the same place in each part of `part` entries; 0 stands for uneven parts."""
+    source, dim = given["self"], given["dim"] % given["self"].dim()
+    for array in f.get(source).arrays:
+        if dim not in varying(array):
+            continue
+        if not part:
+            f.ledger.freeze(array, "its channels are cut into uneven parts by their numbers")
+            continue
+        table = array.movedim(dim, 0)
+        table = table.reshape(-1, part, *table.shape[1:])
+        f.ledger.tie(table[:1], table)
 
 
 @rule("constant_pad_nd")
@@ -426,6 +457,9 @@ def _product(f: Context, left: Tensor, right: Tensor, out: Tensor) -> Labels:
     b_read, b_rest = _contracted(f, b, 1)
     b_read = [x.transpose(1, 2) for x in b_read]
     _read(f, (a, a_read), (b, b_read))
+    for own, rest in ((a, a_rest), (b, b_rest)):
+        for array in rest if own.leaf else ():
+            f.ledger.make(array)
     batch, rows, _ = left.shape
     columns = right.shape[2]
     free = [
@@ -473,7 +507,7 @@ def _read(
             f.ledger.tie(x, y)
     _alone(f, a_read, a, partner=b, partner_read=b_read)
     _alone(f, b_read, b, partner=a, partner_read=a_read)
-    reading = a_read if a.leaf else b_read if b.leaf else []
+    reading = b_read if b.leaf else a_read if a.leaf else []
     for array in reading:
         f.ledger.read(array)
 
@@ -526,6 +560,8 @@ def convolution(f: Context, given: Given, outs: Sequence[Tensor]) -> Sequence[La
         else:
             f.ledger.freeze(array)
     channels = [a.reshape(-1) for a in _by_channel(f, x)]
+    for array in making if w.leaf else ():
+        f.ledger.make(array)
     if groups == 1:
         _read(f, (x, channels), (w, reading))
     else:
@@ -580,6 +616,7 @@ def embedding(f: Context, given: Given, outs: Sequence[Tensor]) -> Sequence[Labe
     for array in labels.arrays:
         if varying(array) == {1}:
             arrays.append(array.reshape((1,) * (outs[0].dim() - 1) + (-1,)))
+            f.ledger.make(array)
             if not f.embeddings:
                 f.ledger.freeze(array, "it is an embedding, and those are pruned only when asked")
         else:

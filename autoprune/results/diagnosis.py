@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoprune.pruning.cost import CostModel
-from autoprune.pruning.groups import Blocked, ChannelGroup
+from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, module_of
 from autoprune.searching.space import SearchSpace
 from autoprune.study import PruningStudy
+
+REASONS = 3
+"""How many reasons are named where many layers are blocked."""
+UNKNOWN = "no prunable group runs through it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +30,24 @@ class GroupRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerRow:
+    """A layer with parameters of its own, as people read it."""
+
+    name: str
+    groups: tuple[str, ...]
+    """Groups that its own channels belong to; none for a layer whose own channels stay."""
+    channels: int
+    """Outputs it has: entries of its first tensor along the pruned dimension, or the first."""
+    params: int
+    share: float
+    """Of the model's parameters."""
+    reason: str
+    """Why its own channels stay; empty if they need not."""
+    block: str
+    """The outermost residual block that may be dropped with it; empty if there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Diagnosis:
     """What `autoprune doctor` shows."""
 
@@ -33,7 +57,13 @@ class Diagnosis:
     """Parameters of the smallest model the study allows."""
     macs: int
     groups: tuple[GroupRow, ...]
+    layers: tuple[LayerRow, ...]
+    """Every layer that has parameters, in the model's order."""
     blocked: tuple[Blocked, ...]
+
+    def reaches(self, params: int) -> bool:
+        """Return whether the study allows a model of at most `params` parameters."""
+        return self.least_params <= params
 
     @property
     def blocked_params(self) -> int:
@@ -56,7 +86,7 @@ def diagnose(study: PruningStudy) -> Diagnosis:
     return Diagnosis(
         study=study.name,
         params=params,
-        least_params=cost.params(space.minimum_widths()),
+        least_params=cost.params(space.minimum_widths() | dict.fromkeys(grouping.blocks, 0)),
         macs=cost.macs(dense),
         groups=tuple(
             GroupRow(
@@ -67,8 +97,61 @@ def diagnose(study: PruningStudy) -> Diagnosis:
             )
             for group in grouping.groups
         ),
+        layers=tuple(_layer_rows(grouping, params)),
         blocked=grouping.blocked,
     )
+
+
+def mostly_blocked(grouping: Grouping) -> str | None:
+    """Say so if more than half of the parameters are in blocked layers, with the largest reasons.
+
+    A blocked layer's own channels stay; it still gets smaller where its inputs are pruned.
+    """
+    total = sum(math.prod(shape) for shape in grouping.shapes.values())
+    blocked = sum(b.params for b in grouping.blocked)
+    if not blocked > total / 2:
+        return None
+    by_reason: dict[str, list[Blocked]] = {}
+    for layer in grouping.blocked:
+        by_reason.setdefault(layer.reason, []).append(layer)
+    largest = sorted(by_reason.items(), key=lambda i: -sum(b.params for b in i[1]))[:REASONS]
+    parts = [
+        f"{sum(b.params for b in layers) / total:.0%} because {reason} "
+        f"({', '.join(b.layer for b in layers[:3])}{', ...' if len(layers) > 3 else ''})"
+        for reason, layers in largest
+    ]
+    return (
+        f"{blocked / total:.0%} of the parameters are in layers whose own channels stay: "
+        f"{'; '.join(parts)}. `autoprune doctor` shows them all."
+    )
+
+
+def _layer_rows(grouping: Grouping, total: int) -> Iterator[LayerRow]:
+    owned: dict[str, list[str]] = {}
+    for tensor in grouping.shapes:
+        owned.setdefault(tensor.rpartition(".")[0], []).append(tensor)
+    through = {
+        (piece.tensor, group.name): piece.dim
+        for group in grouping.groups
+        for piece in group.slices
+        if piece.role == "out"
+    } | {(tensor, name): 0 for name, tensor in grouping.weights.items()}
+    blocks = sorted(map(module_of, grouping.blocks), key=len)
+    reasons = {b.layer: b.reason for b in grouping.blocked}
+    for layer, tensors in owned.items():
+        pruned = [(t, name, dim) for (t, name), dim in through.items() if t in tensors]
+        first, dim = (pruned[0][0], pruned[0][2]) if pruned else (tensors[0], 0)
+        params = sum(math.prod(grouping.shapes[t]) for t in tensors)
+        stays = next((reasons[n] for n in (layer, *tensors) if n in reasons), UNKNOWN)
+        yield LayerRow(
+            name=layer or "(the model itself)",
+            groups=tuple(dict.fromkeys(name for _, name, _ in pruned)),
+            channels=(*grouping.shapes[first], 1)[dim],
+            params=params,
+            share=params / max(total, 1),
+            reason="" if pruned else stays,
+            block=next((b for b in blocks if f"{layer}.".startswith(f"{b}.")), ""),
+        )
 
 
 def _layers(group: ChannelGroup) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from autoprune.pruning.forward import (
     call,
     map_tensors,
     randomised,
+    shared_names,
     tensors_of,
 )
 from autoprune.pruning.masks import count_nonzero
@@ -77,6 +78,7 @@ def export_model(
         **about,
         "params": params,
         "zeroed": list(zeroed),
+        "shared": list(shared_names(model)),
         "sha256": digest,
         **plan.to_json(),
     }
@@ -98,6 +100,13 @@ def export_model(
             problems.append(f"onnx: {first_line(error)}")
     _save_reference(model, folder, example, dynamic=dynamic)
     return Exported(formats=tuple(formats), problems=tuple(problems))
+
+
+def export_onnx(model: nn.Module, path: Path, *, example: Any) -> None:
+    """Write `model` as an ONNX file alone, its batch dimension free where the model allows it."""
+    example = map_tensors(lambda t: t.detach().cpu(), example)
+    program, _ = _trace(model.cpu().eval(), example)
+    save_onnx(program, path)
 
 
 def reference_file(folder: Path) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.searching.pareto import pareto
+
 BLUE, GREY, ORANGE = "#3b6fb6", "#c8ccd2", "#d9822b"
 
 
@@ -29,35 +31,53 @@ def sparsity_picture(sparsity: Mapping[str, float], title: str, path: Path) -> N
 
 
 def front_picture(front: Mapping[str, Any], path: Path) -> None:
-    """Draw the front of a ``front.json`` as a PNG."""
+    """Draw the front of a ``front.json`` as a PNG: over the parameters, and over the latency."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    models = front["front"]
+    models, dense = front["front"], front["dense"]
+    sides = [("params", "parameters")]
+    if all(m.get("latency_ms") is not None for m in (dense, *models)):
+        batch = dense["latencies"][0]["batch_size"]
+        sides.append(("latency_ms", f"milliseconds for a batch of {batch}"))
+    figure = Figure(figsize=(7 * len(sides), 4.5), layout="constrained")
+    for number, (cost, label) in enumerate(sides):
+        axes = figure.add_subplot(1, len(sides), number + 1)
+        _draw_front(axes, front, cost)
+        axes.set_xlabel(label)
+        if number == 0:
+            axes.set_ylabel(front["metric"])
+            axes.set_title(f"{front['study']}: {len(models)} models on the front")
+            axes.legend(loc="lower right")
+    figure.savefig(path, dpi=110)
+
+
+def _draw_front(axes: Any, front: Mapping[str, Any], cost: str) -> None:
+    models, dense = front["front"], front["dense"]
+    # A line joins those that nothing beats in this cost alone.
+    stairs = pareto(models, score=lambda m: _worth(front, m), costs=lambda m: [m[cost]])
+    axes.plot([m[cost] for m in stairs], [m["valid"] for m in stairs], color=BLUE)
     axes.plot(
-        [m["params"] for m in models],
+        [m[cost] for m in models],
         [m["valid"] for m in models],
-        "o-",
+        "o",
         color=BLUE,
         label="front, validation",
     )
     tested = [m for m in models if m["test"] is not None]
     axes.plot(
-        [m["params"] for m in tested],
+        [m[cost] for m in tested],
         [m["test"] for m in tested],
         "x",
         color=ORANGE,
         label="front, test",
     )
-    axes.axhline(front["dense"]["valid"], color="black", linestyle=":", linewidth=1)
-    axes.plot(front["dense"]["params"], front["dense"]["valid"], "s", color="black", label="dense")
+    axes.axhline(dense["valid"], color="black", linestyle=":", linewidth=1)
+    axes.plot(dense[cost], dense["valid"], "s", color="black", label="dense")
     axes.set_xscale("log")
-    axes.set_xlabel("parameters")
-    axes.set_ylabel(front["metric"])
-    axes.set_title(f"{front['study']}: {len(models)} models on the front")
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
+
+
+def _worth(front: Mapping[str, Any], model: Mapping[str, Any]) -> float:
+    return float(model["valid"]) * (1 if front["higher_is_better"] else -1)
 
 
 def front_figure(front: Mapping[str, Any], trials: Sequence[tuple[int, float, str]]) -> Any:
@@ -80,8 +100,8 @@ def front_figure(front: Mapping[str, Any], trials: Sequence[tuple[int, float, st
     figure.add_scatter(
         x=[m["params"] for m in models],
         y=[m["valid"] for m in models],
-        text=[m["name"] for m in models],
-        mode="lines+markers",
+        text=[_label(m) for m in models],
+        mode="lines+markers" if len(front["objectives"]) == 2 else "markers",
         name="front",
         line={"color": BLUE},
     )
@@ -89,7 +109,7 @@ def front_figure(front: Mapping[str, Any], trials: Sequence[tuple[int, float, st
     figure.add_scatter(
         x=[dense["params"]],
         y=[dense["valid"]],
-        text=["dense"],
+        text=[_label(dense)],
         mode="markers",
         name="dense",
         marker={"color": "black", "symbol": "square"},
@@ -98,3 +118,8 @@ def front_figure(front: Mapping[str, Any], trials: Sequence[tuple[int, float, st
     figure.update_yaxes(title=front["metric"])
     figure.update_layout(title=front["study"], template="simple_white")
     return figure
+
+
+def _label(model: Mapping[str, Any]) -> str:
+    latency = model.get("latency_ms")
+    return model["name"] if latency is None else f"{model['name']}, {latency:.3g} ms"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from autoprune.pruning.cut import load_state
 from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import module_of
 from autoprune.pruning.masks import count_nonzero
+from autoprune.pruning.plan import Plan
 from autoprune.pruning.weights import load_tensors
 
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
@@ -47,29 +49,53 @@ def load(folder: str | Path, *, model: nn.Module) -> nn.Module:
     folder = Path(folder)
     if not folder.is_dir():
         raise AutopruneError(f"`folder` must be an exported model's folder, but {folder} is none.")
-    plan = read_json(folder / PLAN)
+    exported = _read_plan(folder / PLAN)
+    state = load_tensors(folder / WEIGHTS, sha256=exported.sha256)
+    small = load_state(model, state, dropped=exported.dropped).eval()
+    found = count_nonzero(small, exported.zeroed)
+    if found != exported.params:
+        raise AutopruneError(
+            f"The loaded model must have the plan's {exported.params} parameters, but has {found}: "
+            f"is this the right model?"
+        )
+    return small
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Exported:
+    """What an exported plan says about its weights."""
+
+    params: int
+    sha256: str
+    dropped: tuple[str, ...]
+    """Modules that the model lacks."""
+    zeroed: tuple[str, ...]
+    """Parameters of which only what is not zero counts."""
+
+
+def _read_plan(file: Path) -> _Exported:
+    plan = read_json(file)
     if not isinstance(plan, dict) or plan.get("checksum") != checksum(plan):
         raise AutopruneError(
-            f"{folder / PLAN} must be as autoprune exported it, but its checksum does not fit "
+            f"{file} must be as autoprune exported it, but its checksum does not fit "
             f"its content: it was altered. Export it again."
         )
-    state = load_tensors(folder / WEIGHTS, sha256=plan["sha256"])
-    dropped = [module_of(name) for name, kept in (plan["kept"] or {}).items() if not kept]
-    small = load_state(model, state, dropped=dropped).eval()
-    _check_count(small, plan)
-    return small
+    params, digest = plan.get("params"), plan.get("sha256")
+    if type(params) is not int or not isinstance(digest, str):
+        raise AutopruneError(
+            f"{file} must have `params`, a whole number, and `sha256`, a text, but has "
+            f"{params!r} and {digest!r}. Export it again."
+        )
+    kept = Plan.from_json(plan).kept or {}
+    return _Exported(
+        params=params,
+        sha256=digest,
+        dropped=tuple(module_of(name) for name, channels in kept.items() if not channels),
+        zeroed=tuple(plan.get("zeroed", ())),
+    )
 
 
 def checksum(plan: Mapping[str, Any]) -> str:
     """Return the SHA-256 of an exported plan's content, its ``checksum`` left out."""
     content = {key: value for key, value in plan.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _check_count(model: nn.Module, plan: Mapping[str, Any]) -> None:
-    expected, found = plan["params"], count_nonzero(model, plan["zeroed"])
-    if found != expected:
-        raise AutopruneError(
-            f"The loaded model must have the plan's {expected} parameters, but has {found}: "
-            f"is this the right model?"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,10 @@ class Model:
     test: float | None
     path: str
     """Its folder, relative to the search's output folder."""
+    memory_bytes: int | None = None
+    """Peak memory of the activations of one sample."""
+    latency_ms: float | None = field(default=None, compare=False)
+    """Milliseconds for a batch, measured at the end of the search: no two searches agree on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,8 @@ class SearchResult:
     """By ascending parameters."""
     trials: dict[str, int]
     """How many trials ended as complete, stopped and failed."""
+    epochs: int = 0
+    """Epochs of training in all trials, with sparsifiers and in the final stage too."""
     build: Callable[[], nn.Module] | None = None
     """Builds the dense model, where the result came from a search in this process."""
 
@@ -86,7 +92,7 @@ class SearchResult:
             limits.append(f"{self.metric} {word} {min_accuracy:g}")
         if not self.front:
             return "The front is empty: no trial was completed."
-        smallest, best = self.front[0], self.front[-1]
+        smallest, best = self.front[0], max(self.front, key=lambda m: (self._goodness(m), m.params))
         return (
             f"No model on the front has {' and '.join(limits)}: the smallest is {smallest.name} "
             f"({smallest.params:,} parameters, {smallest.valid:.4f}), the best {best.name} "
@@ -149,8 +155,11 @@ def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None
         )
     value = read_json(file)
     try:
-        names = [f.name for f in fields(Model)]
-        models = [Model(**{n: m[n] for n in names}) for m in (value["dense"], *value["front"])]
+        names = {f.name for f in fields(Model)}
+        models = [
+            Model(**{n: fact for n, fact in m.items() if n in names})
+            for m in (value["dense"], *value["front"])
+        ]
         return SearchResult(
             out=out.resolve(),
             study=value["study"],
@@ -159,6 +168,7 @@ def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None
             dense=models[0],
             front=tuple(models[1:]),
             trials=value["trials"],
+            epochs=value.get("epochs", 0),
             build=build,
         )
     except (KeyError, TypeError) as error:

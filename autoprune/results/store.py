@@ -12,7 +12,7 @@ from typing import Any
 from autoprune.errors import AutopruneError
 from autoprune.pruning.files import read_json, write_json
 from autoprune.pruning.groups import Grouping, from_json, to_json
-from autoprune.searching.candidate import DENSE, Candidate
+from autoprune.searching.candidate import DENSE, SPARSE, Candidate
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -22,7 +22,8 @@ class Store:
     """Names every file of an output folder, and reads and writes the small ones.
 
     ``search.json`` says whose folder it is; ``candidates/<name>/`` holds each finished candidate,
-    ``dense/`` the dense model, ``front/<name>/`` the exported models, ``front.json`` the result.
+    ``dense/`` the dense model, ``sparse/<digest>/`` parents trained with a sparsifier,
+    ``front/<name>/`` the exported models, ``front.json`` the result.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -38,6 +39,7 @@ class Store:
         self.mlflow_database = self.root / "mlflow.db"
         self.mlflow_artifacts = self.root / "mlartifacts"
         self._candidates = self.root / "candidates"
+        self._sparse = self.root / "sparse"
 
     # --- whose folder it is -----------------------------------------------------------------
 
@@ -106,7 +108,9 @@ class Store:
     # --- candidates -------------------------------------------------------------------------
 
     def folder(self, name: str) -> Path:
-        """Return the folder of a candidate's files; the dense model's for ``dense``."""
+        """Return the folder of a candidate's files, of the dense model's or of sparsified ones."""
+        if name.startswith(SPARSE):
+            return self._sparse / name.removeprefix(SPARSE)
         return self.dense if name == DENSE else self._candidates / name
 
     def weights(self, name: str) -> Path:

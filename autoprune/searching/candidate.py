@@ -11,6 +11,8 @@ DENSE = "dense"
 """Name of the dense model, the first parent."""
 FINAL = "-final"
 """What a final-stage candidate appends to the name of the one it goes on from."""
+SPARSE = "sparse-"
+"""What the name of a sparsified parent's weights begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,12 @@ class Score:
     """Multiply-accumulates per sample in convolutions and linear layers."""
     size_bytes: int
     """Size of its weights on disk."""
+    memory: int | None = None
+    """Peak memory of the activations of one sample, in bytes."""
+    latency: float | None = None
+    """Seconds for a batch, where it was measured."""
+    latency_spread: float | None = None
+    """Interquartile range of the latency, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ def choose_parent(
     """Return the smallest candidate on the front that covers `widths`; None for the dense model.
 
     Candidates off the front are beaten by one of at most their size, so that a better start
-    exists at almost any size.
+    exists at almost any size. How fast a candidate runs says nothing of what its weights are worth
+    to a child, so that the front is that of score and parameters, whatever the objectives are.
     """
     front = front_of(candidates, higher_is_better=higher_is_better)
     return next((c for c in front if covers(c.plan.widths, widths)), None)

@@ -66,6 +66,11 @@ def open_journal(path: Path) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(path)))
 
 
+def trained_epochs(study: optuna.Study) -> int:
+    """Return how many epochs all trials have trained, whatever became of them."""
+    return sum(t.user_attrs.get("epochs", 0) for t in study.get_trials(deepcopy=False))
+
+
 def ended_counts(study: optuna.Study) -> dict[str, int]:
     states = [t.state.name for t in study.get_trials(deepcopy=False)]
     names = {"COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}

@@ -7,29 +7,45 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from autoprune.searching.candidate import Candidate
+from autoprune.searching.objectives import DEFAULT_COSTS, cost_of
 
 T = TypeVar("T")
 
 
-def pareto(items: Iterable[T], *, score: Callable[[T], float], size: Callable[[T], int]) -> list[T]:
-    """Return the items that no other dominates, by ascending size.
+def pareto(
+    items: Iterable[T], *, score: Callable[[T], float], costs: Callable[[T], Sequence[float]]
+) -> list[T]:
+    """Return the items that no other dominates, by ascending costs.
 
-    `score` is better when higher, `size` when lower. Of equals the first one stays.
+    `score` is better when higher, each of `costs` when lower. Of equals the first one stays.
 
-    >>> pareto([(5, 0.9), (3, 0.8), (4, 0.7), (9, 0.9)], score=lambda i: i[1], size=lambda i: i[0])
+    >>> points = [(5, 0.9), (3, 0.8), (4, 0.7), (9, 0.9)]
+    >>> pareto(points, score=lambda i: i[1], costs=lambda i: i[:1])
     [(3, 0.8), (5, 0.9)]
     """
-    front: list[T] = []
-    for item in sorted(items, key=lambda i: (size(i), -score(i))):
-        if not front or score(item) > score(front[-1]):
-            front.append(item)
-    return front
+    front: list[tuple[Sequence[float], float, T]] = []
+    # In this order, nobody is dominated by one that comes later.
+    for item in sorted(items, key=lambda i: (*costs(i), -score(i))):
+        cost, worth = costs(item), score(item)
+        if not any(
+            value >= worth and all(c <= d for c, d in zip(other, cost, strict=True))
+            for other, value, _ in front
+        ):
+            front.append((cost, worth, item))
+    return [item for _, _, item in front]
 
 
-def front_of(candidates: Iterable[Candidate], *, higher_is_better: bool) -> list[Candidate]:
-    """Return the candidates on the validation front, by ascending parameters."""
+def front_of(
+    candidates: Iterable[Candidate], *, higher_is_better: bool, costs: Sequence[str] = DEFAULT_COSTS
+) -> list[Candidate]:
+    """Return the candidates on the validation front over `costs`, by ascending parameters."""
     sign = 1.0 if higher_is_better else -1.0
-    return pareto(candidates, score=lambda c: sign * c.score.valid, size=lambda c: c.score.params)
+    front = pareto(
+        candidates,
+        score=lambda c: sign * c.score.valid,
+        costs=lambda c: [cost_of(c.score, name) for name in costs],
+    )
+    return sorted(front, key=lambda c: c.score.params)
 
 
 def hypervolume(
@@ -50,7 +66,7 @@ def hypervolume(
     >>> hypervolume([(10, 0.75)], dense_params=1000, floor=0.5)
     0.4
     """
-    front = pareto(points, score=lambda p: p[1], size=lambda p: p[0])
+    front = pareto(points, score=lambda p: p[1], costs=lambda p: p[:1])
     area, reached = 0.0, floor
     for params, score in front:
         # Each point adds the strip above the ones before it, as wide as it is small.

@@ -20,11 +20,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import unknown
 from autoprune.searching.allocation import Allocator, Shape
+from autoprune.searching.objectives import DEFAULT_COSTS
 from autoprune.searching.pareto import pareto
 from autoprune.searching.space import DROP, SPARSITY, SearchSpace
 
 VALID, PARAMS = "valid", "params"
-"""User attributes of a completed trial: its score and its size, whatever the objective."""
+"""User attributes of a completed trial: its score and its size, whatever the objective. Other costs
+that are objectives go by their own names."""
 
 INTERRUPTED = "interrupted"
 """The `cause` of a trial that its user stopped."""
@@ -52,6 +54,8 @@ class SamplerContext:
     trials: int = 0
     """Trials that are there already, when a search is gone on with."""
     higher_is_better: bool = True
+    costs: tuple[str, ...] = DEFAULT_COSTS
+    """What the score is traded against, by the objectives' names."""
 
     @property
     def own_seed(self) -> int:
@@ -104,13 +108,14 @@ class PruningSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         rng = np.random.default_rng([self._context.seed, trial.number])
-        front = self._front(study)
+        cost = self._context.costs[trial.number % len(self._context.costs)]
+        front = self._front(study, cost)
         position = _position(study, trial)
         if position < len(self._chain) or not front:
             widths = self._chain[position % len(self._chain)]
             recipe = self._recipe(rng, search_space, around=None, spread=0.05, explore=0.2)
         else:
-            widths, near = self._refine(rng, front)
+            widths, near = self._refine(rng, front, cost)
             known = near if rng.random() < 0.5 else None
             recipe = self._recipe(rng, search_space, around=known, spread=0.15, explore=0.5)
         return {**self._context.space.sparsities(widths), **recipe}
@@ -124,31 +129,37 @@ class PruningSampler(BaseSampler):
     ) -> Any:
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
-    def _front(self, study: optuna.Study) -> list[FrozenTrial]:
+    def _front(self, study: optuna.Study, cost: str) -> list[FrozenTrial]:
+        """Return the trials that no other dominates in score and `cost`, by ascending cost."""
         sign = 1.0 if self._context.higher_is_better else -1.0
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return pareto(
-            [t for t in done if VALID in t.user_attrs],
+            [t for t in done if VALID in t.user_attrs and cost in t.user_attrs],
             score=lambda t: sign * t.user_attrs[VALID],
-            size=lambda t: t.user_attrs[PARAMS],
+            costs=lambda t: [t.user_attrs[cost]],
         )
 
     def _refine(
-        self, rng: np.random.Generator, front: Sequence[FrozenTrial]
+        self, rng: np.random.Generator, front: Sequence[FrozenTrial], cost: str
     ) -> tuple[dict[str, int], FrozenTrial]:
-        """Propose widths: a front member trained on, or a new size inside a gap of the front."""
+        """Propose widths: a front member trained on, or a new size inside a gap of the front.
+
+        With several costs, each has its turn: the gap is one of score over that cost, and the size
+        lies between those of the models on both sides of it.
+        """
         if len(front) < 2 or rng.random() < 0.3:
             chosen = front[int(rng.integers(len(front)))]
             return self._context.space.widths(chosen.params), chosen
         sizes = np.log([t.user_attrs[PARAMS] for t in front])
+        costs = np.log([t.user_attrs[cost] for t in front])
         scores = np.array([t.user_attrs[VALID] for t in front])
-        # What a gap could still gain: as many log-parameters as it is wide, as much score as it
+        # What a gap could still gain: as much of the log-cost as it is wide, as much score as it
         # is high; a little of the width alone, for gaps between equals.
         rise = np.abs(np.diff(scores))
-        gain = np.diff(sizes) * (rise + 0.05 * max(float(rise.max()), 1e-9))
+        gain = np.diff(costs) * (rise + 0.05 * max(float(rise.max()), 1e-9))
         gap = int(rng.choice(len(gain), p=gain / gain.sum()))
         parent = front[gap + 1]
-        target = int(np.exp(rng.uniform(sizes[gap], sizes[gap + 1])))
+        target = int(np.exp(rng.uniform(*sorted(sizes[gap : gap + 2]))))
         shape = Shape(eta=rng.uniform(0.2, 0.9), beta=rng.normal(0, 0.3), kappa=rng.normal(0, 0.3))
         allocator = self._context.allocator
         ceiling = self._context.space.widths(parent.params)

@@ -22,6 +22,7 @@ from autoprune.pruning.criteria import get_criterion
 from autoprune.pruning.groups import module_of
 from autoprune.pruning.plan import GRANULARITIES, FineTune, Granularity, Plan, Sparsify
 from autoprune.searching.widths import allowed_widths, nearest_width
+from autoprune.training.sparsify import SPARSIFIERS
 
 SPARSITY, DROP = "sparsity/", "drop/"
 NO_SPARSIFY = "none"
@@ -87,6 +88,9 @@ class Space:
                 object.__setattr__(self, f.name, dict(value))
         for name in self.criteria:
             get_criterion(name)
+        for name in self.sparsify:
+            if name != NO_SPARSIFY and name not in SPARSIFIERS:
+                raise unknown("sparsifier", name, [NO_SPARSIFY, *SPARSIFIERS])
         for name in _RANGES:
             _check_range(name, getattr(self, name))
         for name, what in (("criteria", "criterion"), ("sparsify", "sparsifier")):
@@ -367,5 +371,36 @@ class SearchSpace:
 
 def with_criteria(space: Space, criteria: Sequence[str]) -> Space:
     """Return `space` with other criteria."""
-    values = {f.name: getattr(space, f.name) for f in fields(space)}
-    return Space(**(values | {"criteria": tuple(criteria)}))
+    return _with(space, criteria=tuple(criteria))
+
+
+def with_sparsify(space: Space, sparsify: Sequence[str]) -> Space:
+    """Return `space` with other sparsifiers to choose from."""
+    return _with(space, sparsify=tuple(sparsify))
+
+
+def _with(space: Space, **changes: Any) -> Space:
+    return Space(**({f.name: getattr(space, f.name) for f in fields(space)} | changes))
+
+
+def middle_recipe(space: Space, *, fixed_batch_size: int | None = None) -> FineTune:
+    """Return a way to train in the middle of all that the space allows, for one epoch.
+
+    Dropout is left as the model has it.
+    """
+    sizes = choices(space.batch_size)
+    return FineTune(
+        epochs=1,
+        lr=_middle(space.lr, log=True),
+        batch_size=fixed_batch_size or sizes[len(sizes) // 2],
+        weight_decay=_middle(space.weight_decay, log=True),
+        distill_weight=_middle(space.distill_weight, log=False),
+        temperature=_middle(space.temperature, log=True),
+    )
+
+
+def _middle(value: Range, *, log: bool) -> float:
+    low, high = choices(value)[0], choices(value)[-1]
+    if log and low > 0:
+        return float(math.sqrt(low * high))
+    return float((low + high) / 2)

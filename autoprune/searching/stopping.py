@@ -1,20 +1,21 @@
 """Stopping: a trial that is clearly dominated at a rung gives its epochs to others.
 
 Optuna has no pruning for several objectives, so the rule is ours: compare with completed trials
-that are no larger, at the same rung of their own curves.
+that cost no more in any way, at the same rung of their own curves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoprune.searching.candidate import Candidate
+from autoprune.searching.objectives import cost_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingRule:
-    """Stop a trial when enough completed trials that are no larger were better at the same rung."""
+    """Stop a trial when enough completed trials that cost no more were better at the same rung."""
 
     higher_is_better: bool
     witnesses: int = 2
@@ -39,7 +40,7 @@ class StoppingRule:
     def dominated(
         self,
         *,
-        params: int,
+        costs: Mapping[str, float],
         epochs: int,
         curve: Sequence[float],
         completed: Iterable[Candidate],
@@ -49,8 +50,10 @@ class StoppingRule:
 
         Parameters
         ----------
-        params, epochs
-            The trial's size and how many epochs it was to train.
+        costs
+            What the trial costs, by the objective's name, as far as it is known.
+        epochs
+            How many epochs it was to train.
         curve
             Its validation scores: after the cut to its widths, then after each epoch.
         earlier_epochs
@@ -65,7 +68,8 @@ class StoppingRule:
         better = 0
         for other in completed:
             same = other.plan.finetune.epochs == epochs and len(other.curve) == left + 1
-            if same and other.score.params <= params:
+            cheaper = all(cost_of(other.score, name) <= cost for name, cost in costs.items())
+            if same and cheaper:
                 lead = sign * (other.curve[rung] - curve[rung])
                 better += lead > self.margin * abs(other.curve[rung])
         return better >= self.witnesses

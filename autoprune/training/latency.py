@@ -110,6 +110,8 @@ def measure_together(
         If there is no such engine, or a model does not run by it on such a batch.
     """
     check_engine(engine)
+    if not models:
+        return {}
     for name, value in (("batch_size", batch_size), ("threads", threads)):
         if value < 1:
             raise AutopruneError(f"`{name}` of a latency must be at least 1, but is {value}.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from autoprune.pruning.forward import batch_size_of, map_tensors
+from autoprune.pruning.forward import batch_size_of, call, map_tensors, plain
 
 
 def export_program(
@@ -26,11 +26,37 @@ def export_program(
 
     shapes = _shapes(free, example) if dynamic else None
     args, kwargs = _arguments(example)
+    model = _plainly_answering(model, example)
     if shapes is not None and not isinstance(example, (Mapping, tuple, list)):
         shapes = (shapes,)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+
+
+class _Plain(nn.Module):
+    """Returns what a model does as dicts and tuples: programs load without its own classes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return plain(self.model(*args, **kwargs))
+
+
+def _plainly_answering(model: nn.Module, example: Any) -> nn.Module:
+    with torch.no_grad():
+        answer = call(model, example)
+    return model if _is_plain(answer) else _Plain(model)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return type(value) is dict and all(_is_plain(v) for v in value.values())
+    if isinstance(value, (tuple, list)):
+        return type(value) in (tuple, list) and all(_is_plain(v) for v in value)
+    return isinstance(value, Tensor)
 
 
 def _shapes(free: Any, example: Any) -> Any:

@@ -15,10 +15,6 @@ from torch import Tensor, nn
 
 from autoprune.pruning.groups import ChannelGroup, Grouping, Slice
 
-Factors = tuple[Tensor | None, Tensor | None]
-"""Of one group: what the weights that produce its channels, and those that read them, are
-multiplied by, each [channels]; None leaves them."""
-
 
 class Regulariser:
     """The hooks that `finetune` calls around each step. This one does nothing."""
@@ -136,6 +132,21 @@ class Channels:
         return torch.full((self.count,), value, device=self.parts[0].parameter.device)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scope:
+    """What a sparsifier acts on, for how long and how strongly."""
+
+    groups: tuple[Channels, ...]
+    steps: int
+    """Optimiser steps ahead."""
+    total_lr: float
+    """Sum of the learning rates of all steps."""
+    strength: float
+    """Factor on the method's own usual strength."""
+    generator: torch.Generator
+    """For whatever is drawn; on the model's device."""
+
+
 def joint_norm(parts: Sequence[Part]) -> Tensor:
     """Return the L2 norm of each channel's entries in all `parts` together, [channels]."""
     return torch.stack([part.squares() for part in parts]).sum(0).sqrt()
@@ -196,72 +207,3 @@ def _part(piece: Slice, parameter: nn.Parameter) -> Part:
     numbers = torch.arange(len(index), device=parameter.device)
     owner[index] = numbers[:, None].expand_as(index)
     return Part(parameter=parameter, dim=piece.dim, index=index, owner=owner)
-
-
-class Gated(Regulariser):
-    """A regulariser that trains the model with its channels multiplied by factors.
-
-    Before each step the products take the parameters' places, as values in the very same tensors,
-    and after the backward pass the chain rule brings their gradients back to the parameters and to
-    whatever the factors were made of. So there is nothing in the model that a layer could notice:
-    tied, recurrent and attention weights work as they are.
-    """
-
-    def __init__(self, groups: Sequence[Channels]) -> None:
-        self.groups = groups
-        self._shown: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
-
-    def factors(self, *, settled: bool) -> list[Factors]:
-        """Return each group's factors: drawn anew for a step, or `settled` as they would stay."""
-        raise NotImplementedError
-
-    def before_step(self) -> None:
-        self._show(settled=False)
-
-    def after_backward(self) -> None:
-        reached = [s for p, s in self._shown.items() if p.grad is not None]
-        gradients = [p.grad for p in self._shown if p.grad is not None]
-        torch.autograd.backward([product for _, product in reached], gradients)
-        for parameter, (own, _) in self._shown.items():
-            parameter.grad = own.grad
-        self._restore()
-
-    @contextmanager
-    def settled(self) -> Iterator[None]:
-        self._show(settled=True)
-        try:
-            yield
-        finally:
-            self._restore()
-
-    def finish(self) -> None:
-        self._show(settled=True)
-        self._shown.clear()
-
-    def _show(self, *, settled: bool) -> None:
-        with torch.enable_grad():
-            products = self._products(self.factors(settled=settled))
-        with torch.no_grad():
-            for parameter, (_, product) in products.items():
-                parameter.copy_(product)
-        self._shown = products
-
-    def _products(self, factors: Sequence[Factors]) -> dict[nn.Parameter, tuple[Tensor, Tensor]]:
-        products: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
-        for group, (produce, read) in zip(self.groups, factors, strict=True):
-            for parts, factor in ((group.kernels, produce), (group.readers, read)):
-                if factor is None:
-                    continue
-                for part in parts:
-                    if part.parameter not in products:
-                        own = part.parameter.detach().clone().requires_grad_()
-                        products[part.parameter] = (own, own)
-                    own, product = products[part.parameter]
-                    products[part.parameter] = (own, product * part.spread(factor))
-        return products
-
-    def _restore(self) -> None:
-        with torch.no_grad():
-            for parameter, (own, _) in self._shown.items():
-                parameter.copy_(own)
-        self._shown = {}

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,4 +81,14 @@ def test_covering_is_everywhere() -> None:
 
 def test_a_candidate_survives_json() -> None:
     one = candidate({"a": 3, "b": 1}, 0.5)
-    assert Candidate.from_json(json.loads(json.dumps(one.to_json()))) == one
+    timed = replace(one, score=replace(one.score, latency=0.25, latency_spread=0.125))
+    for each in (one, timed):
+        assert Candidate.from_json(json.loads(json.dumps(each.to_json()))) == each
+
+
+def test_a_candidate_from_before_latency_can_be_read() -> None:
+    one = candidate({"a": 3, "b": 1}, 0.5)
+    value = json.loads(json.dumps(one.to_json()))
+    for name in ("latency", "latency_spread"):
+        del value["score"][name]
+    assert Candidate.from_json(value) == one

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -27,8 +28,41 @@ def test_front_by_brute_force(points: list[Point]) -> None:
     expected = [
         (i, p) for i, p in numbered if not any(better(q, p) for q in points) and p not in points[:i]
     ]
-    front = pareto(numbered, score=lambda n: n[1][1], size=lambda n: n[1][0])
+    front = pareto(numbered, score=lambda n: n[1][1], costs=lambda n: n[1][:1])
     assert front == sorted(expected, key=lambda n: n[1][0])
+
+
+Triple = tuple[int, int, float]
+TRIPLES = st.lists(
+    st.tuples(st.integers(1, 4), st.integers(1, 4), st.sampled_from([0.0, 0.5, 0.75])), max_size=10
+)
+
+
+@given(points=TRIPLES)
+def test_a_front_over_two_costs_by_brute_force(points: list[Triple]) -> None:
+    def beats(one: Triple, other: Triple) -> bool:
+        costs = one[0] <= other[0] and one[1] <= other[1]
+        return costs and one[2] >= other[2] and one != other
+
+    expected = {p for p in points if not any(beats(q, p) for q in points)}
+    front = pareto(points, score=lambda p: p[2], costs=lambda p: p[:2])
+    assert set(front) == expected
+    assert len(front) == len(expected)
+
+
+def test_the_front_of_candidates_is_over_the_costs_asked_for() -> None:
+    def timed(name: str, params: int, valid: float, latency: float | None) -> Candidate:
+        one = candidate(name, params, valid)
+        return replace(one, score=replace(one.score, latency=latency))
+
+    found = [timed("a", 10, 0.5, 0.9), timed("b", 20, 0.4, 0.1), timed("c", 30, 0.3, None)]
+
+    def names(*costs: str) -> list[str]:
+        return [c.name for c in front_of(found, higher_is_better=True, costs=costs)]
+
+    assert names("params") == ["a"]
+    assert names("params", "latency") == ["a", "b"]
+    assert names("latency") == ["a", "b"]
 
 
 def candidate(name: str, params: int, valid: float) -> Candidate:

@@ -64,6 +64,8 @@ def run(
             score, params = sign * fake_score(widths), COST.params(widths)
             trial.set_user_attr(VALID, score)
             trial.set_user_attr(PARAMS, params)
+            if "macs" in changes.get("costs", ()):
+                trial.set_user_attr("macs", COST.macs(widths))
             study.tell(trial, [score, math.log10(params)])
     return study
 
@@ -175,10 +177,25 @@ def test_later_proposals_can_be_cut_from_the_front(higher: bool) -> None:
         front = pareto(
             study.trials[: trial.number],
             score=lambda t: sign * t.user_attrs[VALID],
-            size=lambda t: t.user_attrs[PARAMS],
+            costs=lambda t: [t.user_attrs[PARAMS]],
         )
         widths = SPACE.widths(trial.params)
         assert any(covers(SPACE.widths(t.params), widths) for t in front)
+
+
+def test_each_cost_has_its_turn_at_the_front() -> None:
+    study, later = after_the_chain(costs=("params", "macs"))
+    _, alone = after_the_chain()
+    for trial in later:
+        cost = ("params", "macs")[trial.number % 2]
+        front = pareto(
+            study.trials[: trial.number],
+            score=lambda t: t.user_attrs[VALID],
+            costs=lambda t, cost=cost: [t.user_attrs[cost]],
+        )
+        widths = SPACE.widths(trial.params)
+        assert any(covers(SPACE.widths(t.params), widths) for t in front)
+    assert [t.params for t in later] != [t.params for t in alone]
 
 
 def test_later_proposals_are_new_sizes_and_members_again() -> None:

@@ -232,7 +232,7 @@ def test_bad_spaces_are_refused(settings: dict[str, Any], message: str) -> None:
 
 def test_the_default_criteria_are_seven() -> None:
     # Not chance, not what is slow, not what orders channels as `l2` does, not the newcomers.
-    others = {"random", "hessian", "lamp", "wanda", "flap", "apoz"}
+    others = {"random", "hessian", "obs", "lamp", "wanda", "flap", "apoz"}
     assert set(Space().criteria) == set(CRITERIA) - others
 
 

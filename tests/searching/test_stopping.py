@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from autoprune.pruning.plan import FineTune, Plan
@@ -25,7 +27,7 @@ def stopped(
     epochs: int = 6,
     rule: StoppingRule = RULE,
 ) -> bool:
-    return rule.dominated(params=params, epochs=epochs, curve=curve, completed=witnesses)
+    return rule.dominated(costs={"params": params}, epochs=epochs, curve=curve, completed=witnesses)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,23 @@ def test_larger_models_are_no_witnesses() -> None:
     assert stopped([0.1, 0.2, 0.3], GOOD, GOOD, params=101)
 
 
+def test_slower_models_are_no_witnesses_where_latency_counts() -> None:
+    def timed(latency: float | None) -> Candidate:
+        return replace(GOOD, score=replace(GOOD.score, latency=latency))
+
+    def dominated(*witnesses: Candidate) -> bool:
+        return RULE.dominated(
+            costs={"params": 100, "latency": 0.2},
+            epochs=6,
+            curve=[0.1, 0.2, 0.3],
+            completed=witnesses,
+        )
+
+    assert dominated(timed(0.1), timed(0.2))
+    assert not dominated(timed(0.1), timed(0.3))
+    assert not dominated(timed(0.1), timed(None))
+
+
 def test_other_schedules_are_no_witnesses() -> None:
     longer = completed(list(GOOD.curve), epochs=12)
     assert not stopped([0.1, 0.2, 0.3], longer, longer)
@@ -79,7 +98,11 @@ def test_trials_of_several_steps_are_compared_with_their_like() -> None:
 
     def dominated(curve: list[float], *witnesses: Candidate, earlier: int = 2) -> bool:
         return RULE.dominated(
-            params=100, epochs=6, earlier_epochs=earlier, curve=curve, completed=witnesses
+            costs={"params": 100},
+            epochs=6,
+            earlier_epochs=earlier,
+            curve=curve,
+            completed=witnesses,
         )
 
     assert dominated([0.1, 0.2, 0.3], like, like)
