@@ -290,7 +290,6 @@ def _asked_for(items: list[pytest.Item]) -> Iterator[str]:
                 yield name
 
 
-@pytest.mark.xdist_group("exports")  # one worker exports and verifies them all
 def test_exports(net: Examined, name: str, exports: Exports) -> None:
     if name in exports.errors:
         raise exports.errors[name]
