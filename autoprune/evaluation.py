@@ -66,6 +66,8 @@ def evaluate(
         if sparse is None:
             return None
         source = replace(source, model=sparse[0], name=sparse[1])
+        with clock("calibrate"):  # the weights moved faster than BatchNorm's averages
+            recalibrate(source.model, _batches(bench))
     *earlier, last = steps_of(wanted, source.widths)
     for number, step in enumerate(earlier, 1):
         source = _pruned(bench, wanted, source, step.widths, clock)

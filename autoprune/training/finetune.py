@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from autoprune.errors import TrialError
@@ -16,7 +16,7 @@ from autoprune.pruning.plan import FineTune
 from autoprune.training.device import autocast, device_of
 from autoprune.training.distill import Teacher, to_batch
 from autoprune.training.regularise import Regulariser
-from autoprune.training.task import Task
+from autoprune.training.task import Batch, Task
 
 WARMUP = 0.2
 """Share of the steps in which the learning rate rises."""
@@ -80,11 +80,7 @@ def finetune(
         for batch in task.batches("train", batch_size=settings.batch_size, seed=epoch_seed):
             here = to_batch(batch, device)
             extra.before_step()
-            with autocast(device):
-                loss, outputs = task.step(model, here)
-                if teacher is not None and settings.distill_weight > 0 and outputs is not None:
-                    distance = task.distance(outputs, teacher.outputs(here), settings.temperature)
-                    loss = torch.lerp(loss.float(), distance.float(), settings.distill_weight)
+            loss = loss_of(model, task, here, settings, teacher)
             optimizer.zero_grad(set_to_none=True)
             penalty = extra.penalty()
             (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
@@ -105,6 +101,18 @@ def finetune(
             with extra.settled():
                 valid = scored(task, model, epoch, settings)
         yield Epoch(epoch=epoch, loss=mean, valid=valid)
+
+
+def loss_of(
+    model: nn.Module, task: Task, batch: Batch, settings: FineTune, teacher: Teacher | None
+) -> Tensor:
+    """Return what is minimised: the task's loss and the distance to the teacher, in shares."""
+    with autocast(device_of(model)):
+        loss, outputs = task.step(model, batch)
+        if teacher is None or settings.distill_weight == 0 or outputs is None:
+            return loss
+        distance = task.distance(outputs, teacher.outputs(batch), settings.temperature)
+        return torch.lerp(loss.float(), distance.float(), settings.distill_weight)
 
 
 def step_count(task: Task, settings: FineTune, *, seed: int = 0) -> int:

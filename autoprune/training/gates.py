@@ -98,6 +98,13 @@ LEFT = 1e-3
 """What is left of a channel that is dropped for good; not 0, so that it can still be trained."""
 
 
+class Closed(Gated):
+    """All channels are closed."""
+
+    def factors(self, *, settled: bool) -> list[Factors]:
+        return [(None, group.full(0.0)) for group in self.groups]
+
+
 class TargetedDropout(Gated):
     """Gomez et al. 2019: units among the lowest-|w| gamma-fraction drop with probability alpha.
 
@@ -135,8 +142,8 @@ def kl_divergence(log_alpha: Tensor) -> Tensor:
     return k1 - k1 * torch.sigmoid(k2 + k3 * log_alpha) + 0.5 * F.softplus(-log_alpha)
 
 
-KL_WEIGHT = 1.0
-"""Per group, on the mean divergence of its channels."""
+KL_WEIGHT = 0.15
+"""Per group, on the mean divergence of its channels, as a share of what is at stake."""
 START_LOG_VARIANCE = -4.0
 LIMIT_LOG_ALPHA = 3.0
 """Molchanov et al. 2017, sec. 5: what has a larger log alpha is left out."""
@@ -151,7 +158,7 @@ class VariationalDropout(Gated):
     2017 (Bayesian compression), eq. 14; the loss is the task's plus KL, which rises to its weight
     in the first half of the steps. In the end a channel's readers get the posterior mean mu, or 0
     where log alpha > 3, its kernels the share of signal 1 / (1 + alpha). Usual strength (calibrated
-    on digits' validation split): a weight of 1 on each group's mean KL.
+    on digits' validation split): a weight of 0.15 times what is at stake on each group's mean KL.
     """
 
     def __init__(self, scope: Scope) -> None:
@@ -172,8 +179,8 @@ class VariationalDropout(Gated):
 
     def penalty(self) -> Tensor:
         warm = min(self._step / (RAMP * self._scope.steps), 1.0)
-        divergence = torch.stack([kl_divergence(a).mean() for a in self._log_alphas()]).sum()
-        return KL_WEIGHT * self._scope.strength * warm * divergence
+        divergence = torch.stack([self._divergence(a) for a in self._log_alphas()]).sum()
+        return KL_WEIGHT * self._scope.strength * self._scope.stake * warm * divergence
 
     def after_step(self, lr: float) -> None:
         self._step += 1
@@ -183,13 +190,20 @@ class VariationalDropout(Gated):
         for mean, variance, log_alpha in zip(
             self._means, self._variances, self._log_alphas(), strict=True
         ):
-            signal = torch.sigmoid(-log_alpha).detach()
+            held = -_held_open(-log_alpha)
+            signal = torch.sigmoid(-held).detach()
             if settled:
-                found.append((signal, mean * (log_alpha <= LIMIT_LOG_ALPHA)))
+                found.append((signal, mean * (held <= LIMIT_LOG_ALPHA)))
             else:
                 noise = torch.randn(mean.shape, generator=self._scope.generator, device=mean.device)
                 found.append((signal, mean + (variance / 2).exp() * noise))
         return found
+
+    @staticmethod
+    def _divergence(log_alpha: Tensor) -> Tensor:
+        """Return a group's mean; 0 once all its channels together have one channel's signal."""
+        signal = torch.sigmoid(-log_alpha.detach()).sum()
+        return kl_divergence(log_alpha).mean() * (signal >= 1.0)
 
     def _log_alphas(self) -> list[Tensor]:
         return [
@@ -221,9 +235,10 @@ def _stretched(logit: Tensor) -> Tensor:
     return (torch.sigmoid(logit) * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
-L0_WEIGHT = 2.0
-"""Per group, on the expected share of open gates."""
-START_LOG_ALPHA = 1.0
+L0_WEIGHT = 0.35
+"""Per group, on the expected share of open gates, as a share of what is at stake."""
+START_LOG_ALPHA = 0.0
+"""Gates begin at 0.5, as in dropout with a rate of 0.5."""
 GATE_TRAVEL = 24.0
 
 
@@ -232,7 +247,7 @@ class HardConcrete(Gated):
 
     In the end a channel's readers get the gate without noise, its kernels the probability that it
     is open, which still tells closed ones apart. Usual strength (calibrated on digits' validation
-    split): a weight of 2 on each group's expected share of open gates.
+    split): a weight of 0.35 times what is at stake on each group's expected share of open gates.
     """
 
     def __init__(self, scope: Scope) -> None:
@@ -245,20 +260,27 @@ class HardConcrete(Gated):
 
     def penalty(self) -> Tensor:
         shares = torch.stack([open_probability(a).mean() for a in self._log_alphas])
-        return L0_WEIGHT * self._scope.strength * shares.sum()
+        return L0_WEIGHT * self._scope.strength * self._scope.stake * shares.sum()
 
     def factors(self, *, settled: bool) -> list[Factors]:
-        return [
-            (
-                open_probability(a).detach(),
-                settled_gate(a) if settled else hard_concrete(a, self._draw(a)),
-            )
-            for a in self._log_alphas
-        ]
+        return [self._gates(_held_open(a), settled=settled) for a in self._log_alphas]
+
+    def _gates(self, log_alpha: Tensor, *, settled: bool) -> Factors:
+        gate = (
+            settled_gate(log_alpha) if settled else hard_concrete(log_alpha, self._draw(log_alpha))
+        )
+        return open_probability(log_alpha).detach(), gate
 
     def _draw(self, like: Tensor) -> Tensor:
         draws = torch.rand(like.shape, generator=self._scope.generator, device=like.device)
         return draws.clamp(1e-6, 1 - 1e-6)
+
+
+def _held_open(log_alpha: Tensor) -> Tensor:
+    """Keep a group's most open gate at least half open: without any, the network falls apart."""
+    held = torch.zeros_like(log_alpha, dtype=torch.bool)
+    held[log_alpha.argmax()] = True
+    return torch.where(held, log_alpha.clamp_min(0.0), log_alpha)
 
 
 def _own(parameters: list[Tensor], *, travel: float, steps: int) -> dict[str, Any]:

@@ -143,6 +143,8 @@ class Scope:
     """Sum of the learning rates of all steps."""
     strength: float
     """Factor on the method's own usual strength."""
+    stake: float
+    """By how much the loss is larger without any of the channels: the scale for penalties."""
     generator: torch.Generator
     """For whatever is drawn; on the model's device."""
 

@@ -19,10 +19,10 @@ from autoprune.errors import unknown
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import FineTune, Sparsify
 from autoprune.training.device import device_of
-from autoprune.training.distill import Teacher
-from autoprune.training.finetune import Epoch, finetune, step_count, total_rate
-from autoprune.training.gates import HardConcrete, TargetedDropout, VariationalDropout
-from autoprune.training.regularise import Regulariser, Scope, channels_of
+from autoprune.training.distill import Teacher, to_batch
+from autoprune.training.finetune import Epoch, finetune, loss_of, step_count, total_rate
+from autoprune.training.gates import Closed, HardConcrete, TargetedDropout, VariationalDropout
+from autoprune.training.regularise import Channels, Regulariser, Scope, channels_of
 from autoprune.training.shrinking import L1, BatchNormL1, GroupLasso, GrowingL2
 from autoprune.training.task import Task
 
@@ -121,14 +121,38 @@ def sparsify(
     steps = step_count(task, settings, seed=seed)
     regulariser = Regulariser()
     if chosen.strength > 0 and steps > 0:
+        groups = channels_of(model, grouping, doomed=doomed)
         with torch.no_grad():
             regulariser = method.make(
                 Scope(
-                    groups=channels_of(model, grouping, doomed=doomed),
+                    groups=groups,
                     steps=steps,
                     total_lr=total_rate(settings, steps),
                     strength=chosen.strength,
+                    stake=_stake(model, task, groups, settings, teacher=teacher, seed=seed),
                     generator=torch.Generator(device_of(model)).manual_seed(seed),
                 )
             )
     yield from finetune(model, task, settings, teacher=teacher, seed=seed, regulariser=regulariser)
+
+
+@torch.no_grad()
+def _stake(
+    model: nn.Module,
+    task: Task,
+    groups: Sequence[Channels],
+    settings: FineTune,
+    *,
+    teacher: Teacher | None,
+    seed: int,
+) -> float:
+    """Return how much larger the loss of a training batch is when every channel is closed."""
+    batches = task.batches("train", batch_size=settings.batch_size, seed=seed)
+    batch = to_batch(next(iter(batches)), device_of(model))
+    was_training = model.training
+    model.eval()
+    own = float(loss_of(model, task, batch, settings, teacher))
+    with Closed(groups).settled():
+        closed = float(loss_of(model, task, batch, settings, teacher))
+    model.train(was_training)
+    return max(closed - own, 0.0)
