@@ -143,6 +143,7 @@ def measure_ours(plans: int, size: int) -> dict[str, Any]:
     model, example, watch = network(), torch.randn(1, 3, size, size), Stopwatch()
     grouping = watch.measure(TRACE, lambda: find_groups(model, example))
     widths = {name: max(1, count // 2) for name, count in grouping.channels.items()}
+    halved = [group.name for group in grouping.groups]
 
     batches = [
         (torch.randn(BATCH_SIZE, 3, size, size), torch.randint(1000, (BATCH_SIZE,)))
@@ -156,7 +157,7 @@ def measure_ours(plans: int, size: int) -> dict[str, Any]:
 
     def plan(criterion: str) -> nn.Module:
         scores = score_groups(criterion, evidence, grouping)
-        return cut(model, grouping, {n: top_channels(scores[n], w) for n, w in widths.items()})
+        return cut(model, grouping, {n: top_channels(scores[n], widths[n]) for n in halved})
 
     small = watch.measure(L2, lambda: plan("l2"), plans)
     params = sum(p.numel() for p in small.parameters())

@@ -412,11 +412,7 @@ SEQUENCES = (
     ),
     Case(
         name="dataclass_output", factory=DataclassOutput, example=torch.zeros(2, 6),
-        expected={"body": 10, "middle": 8}, formats=(),
-        unexported={
-            "pt2": "torch.export returns no class that is not registered with it",
-            "onnx": "it is made from the pt2",
-        },
+        expected={"body": 10, "middle": 8},
     ),
     Case(
         name="text_classifier",

@@ -79,8 +79,8 @@ def _like(old: Tensor, value: Tensor) -> Tensor:
 def check_kept(grouping: Grouping, kept: Kept) -> None:
     """Raise unless `kept` fits `grouping`."""
     channels = grouping.channels
-    if set(kept) != set(channels):
-        odd = sorted(set(kept) ^ set(channels))
+    odd = sorted((set(kept) ^ set(channels)) - (set(grouping.blocks) - set(kept)))
+    if odd:
         raise AutopruneError(
             f"A plan must name the model's {len(channels)} channel groups and no others, "
             f"but they differ in {', '.join(map(repr, odd))}: is it another model's plan?"
@@ -146,7 +146,7 @@ def check_state(
             f"The {what} must have the model's {len(own)} tensors, but differ in {odd[0]!r}"
             f"{f' and {len(odd) - 1} more' if len(odd) > 1 else ''}: is this the right model?"
         )
-    for name in set(state) - extra:
+    for name in own:
         size, limit = tuple(state[name].shape), tuple(own[name].shape)
         fits = len(size) == len(limit) and all(v <= s for v, s in zip(size, limit, strict=True))
         if not fits or (exactly and size != limit):

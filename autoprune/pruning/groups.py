@@ -18,7 +18,7 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 Kept = Mapping[str, Sequence[int]]
 """Kept channels by group name, as ascending indices into the dense group. A block has one channel,
-which need not stay."""
+which need not stay; it stays if it is not named."""
 
 BLOCK = ".block"
 """What is appended to a module's name to name it as a block that can be dropped whole."""
@@ -138,7 +138,7 @@ class Grouping:
 
     def dropped(self, kept: Kept) -> tuple[str, ...]:
         """Return the modules that `kept` drops whole."""
-        return tuple(module_of(block) for block in self.blocks if not kept[block])
+        return tuple(module_of(block) for block in self.blocks if not kept.get(block, (0,)))
 
 
 def removed_entries(grouping: Grouping, kept: Kept) -> dict[tuple[str, int], IntArray]:
@@ -178,7 +178,7 @@ def without_modules(grouping: Grouping, modules: Sequence[str]) -> Grouping:
 def restrict(grouping: Grouping, kept: Kept) -> Grouping:
     """Return the grouping of the model cut to `kept`: same names, entries renumbered."""
     gone = removed_entries(grouping, kept)
-    fewer = {name: count - len(kept[name]) for name, count in grouping.channels.items()}
+    fewer = {name: count - len(kept.get(name, (0,))) for name, count in grouping.channels.items()}
     grouping = without_modules(grouping, grouping.dropped(kept))
     groups = []
     for group in grouping.groups:
@@ -204,7 +204,7 @@ def restrict(grouping: Grouping, kept: Kept) -> Grouping:
         groups=tuple(groups),
         shapes={name: tuple(shape) for name, shape in shapes.items()},
         products=tuple(shrunk(p) for p in grouping.products),
-        blocks=tuple(block for block in grouping.blocks if kept[block]),
+        blocks=tuple(block for block in grouping.blocks if kept.get(block, (0,))),
         activations=tuple(replace(a, product=shrunk(a.product)) for a in grouping.activations),
     )
 

@@ -74,8 +74,8 @@ class Reader:
         device = moments.sums.device
         if moments.sums.dtype != torch.float64:  # a device without it
             device = torch.device("cpu")
-        hessian = moments.hessian.to(device, torch.float64)
-        weights = weight.to(device, torch.float64)
+        hessian = moments.hessian.to(device).double()
+        weights = weight.to(device).double()
         if dim == 1:  # [outputs, inputs, *kernel]: each tap of the window is an entry
             weights = weights.movedim(0, -1).reshape(len(hessian), -1)
         else:  # [inputs, outputs, *kernel] of a transposed convolution
@@ -114,7 +114,6 @@ class Reader:
         crossed = mine @ across[: len(mine) * self.size].reshape(mine.shape).mT
         self._products += mine @ (part @ part.T) @ mine.mT - crossed - crossed.mT
         self._blocks -= mine @ mine.mT
-        self._products[channel] = 0
         self._blocks[channel] = torch.eye(self.size, dtype=step.dtype, device=step.device)
         self._steps = torch.cat([self._steps, step], 1)
         self._parts = torch.cat([self._parts, part])

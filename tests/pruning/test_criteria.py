@@ -761,7 +761,7 @@ def test_users_add_criteria() -> None:
         return torch.stack([w.abs().amax(1) for w in evidence.weights(group)]).amax(0)
 
     assert get_criterion("largest_weight").needs_data
-    assert not get_criterion("largest_weight").needs_curvature
+    assert get_criterion("largest_weight").extras == (False, False)
     weight = build("mlp")[0][0].weight.detach()
     assert torch.equal(scores("largest_weight", "mlp")["0"], weight.abs().amax(1))
 

@@ -28,6 +28,7 @@ from autoprune.pruning.groups import Grouping, restrict
 from autoprune.pruning.plan import GRANULARITIES, FineTune, Plan, Sparsify
 from autoprune.searching.allocation import Allocator, Shape
 from autoprune.searching.space import SearchSpace, Space
+from autoprune.searching.widths import allowed_widths
 
 Kept = dict[str, tuple[int, ...]]
 many = settings(
@@ -289,7 +290,10 @@ def test_a_trial_asks_for_no_less_than_the_minimum(sparsity: dict[str, float], m
 def test_an_allocation_keeps_to_the_minimum(
     lowest: dict[str, int], params: int, shape: Shape
 ) -> None:
-    widths = Allocator(COST, lowest=lowest).widths(params, shape)
+    allowed = {
+        n: allowed_widths(c, lowest=lowest[n]) for n, c in GROUPING.channels.items() if n in lowest
+    }
+    widths = Allocator(COST, allowed=allowed).widths(params, shape)
     assert all(lowest[n] <= widths[n] <= c for n, c in GROUPING.channels.items())
     assert COST.params(widths) <= max(params, COST.params(lowest))
 
