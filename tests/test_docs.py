@@ -13,6 +13,7 @@ from autoprune import finale, run
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE
+from autoprune.training.sparsify import SPARSIFIERS
 from autoprune.study import REGISTRIES
 
 pytestmark = [
@@ -70,6 +71,25 @@ def test_a_group_rule_of_the_users_own_is_followed(
     assert smallest.size_of_experts == smallest.left.out_features < 32
 
 
+@pytest.mark.usefixtures("registry")
+def test_a_sparsifier_of_the_users_own_is_searched_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+    file = written(tmp_path, "fading")
+    result = run.search(file, out=tmp_path / "out", workers=0, budget=2, tracking_uri="none")
+    store = Store(tmp_path / "out")
+    assert result.epochs == 2 * (1 + 2)
+    plans = [store.load_candidate(m.name).plan.sparsify for m in result.front]
+    assert [p and p.method for p in plans] == ["fade"] * len(plans)
+
+
 def test_every_criterion_is_described() -> None:
     table = METHODS.split("| --- | --- | --- |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(CRITERIA)
+
+
+def test_every_sparsifier_is_described() -> None:
+    section = METHODS.split("## Sparsifiers")[1]
+    table = section.split("| --- | --- | --- |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(SPARSIFIERS)
