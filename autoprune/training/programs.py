@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping
@@ -41,8 +42,12 @@ class _Plain(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return plain(self.model(*args, **kwargs))
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return plain(model(*args, **kwargs))
+
+        # Which shapes are free is told by the names of the arguments: they stay the model's own.
+        forward.__signature__ = inspect.signature(model.forward)  # type: ignore[attr-defined]
+        self.forward = forward
 
 
 def _plainly_answering(model: nn.Module, example: Any) -> nn.Module:
