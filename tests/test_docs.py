@@ -13,8 +13,8 @@ from autoprune import finale, run
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE
-from autoprune.training.sparsify import SPARSIFIERS
 from autoprune.study import REGISTRIES
+from autoprune.training.sparsify import SPARSIFIERS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
