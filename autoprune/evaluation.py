@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from autoprune.pruning.compensate import compensated
+from autoprune.pruning.criteria import get_criterion
 from autoprune.pruning.cut import cut
 from autoprune.pruning.evidence import top_channels
 from autoprune.pruning.groups import restrict
@@ -28,8 +29,6 @@ from autoprune.workbench import Job, Workbench
 
 RECALIBRATION_SAMPLES = 512
 RECALIBRATION_BATCH = 128
-COMPENSATED = ("flap", "obs")
-"""Criteria to whose method the compensation of biases belongs."""
 STEP_SEED = 1_000_000_000
 """What an earlier step's training adds to the seed."""
 
@@ -143,7 +142,7 @@ def _pruned(
             for name in grouping.channels
         }
         whole = source.model
-        if plan.criterion in COMPENSATED:
+        if get_criterion(plan.criterion).compensates:
             whole = compensated(whole, grouping, chosen, scores.input_means)
         model = cut(whole, grouping, chosen)
     if plan.reconstruct:

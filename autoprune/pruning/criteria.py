@@ -34,6 +34,8 @@ class Criterion:
     """Whether that pass must estimate the loss's curvature, too, which takes long."""
     needs_moments: bool = False
     """Whether it must gather the second moments of what layers read, which takes long, too."""
+    compensates: bool = False
+    """Whether what removed channels gave on average goes into their readers' biases."""
 
     @property
     def extras(self) -> tuple[bool, bool]:
@@ -50,12 +52,15 @@ def criterion(
     needs_data: bool = False,
     needs_curvature: bool = False,
     needs_moments: bool = False,
+    compensates: bool = False,
 ) -> Callable[[Score], Score]:
     """Register a criterion under `name`.
 
     The function gets the evidence and a group, and returns a tensor of shape [channels]. With
     `needs_data` the evidence holds what a calibration pass gave, with `needs_curvature` also the
     diagonal of the loss's Hessian, with `needs_moments` the second moments of what layers read.
+    With `compensates`, what the removed channels gave on average is added to the biases of the
+    layers that read them.
 
     Examples
     --------
@@ -69,9 +74,10 @@ def criterion(
         CRITERIA[name] = Criterion(
             name=name,
             score=score,
-            needs_data=needs_data or needs_curvature or needs_moments,
+            needs_data=needs_data or needs_curvature or needs_moments or compensates,
             needs_curvature=needs_curvature,
             needs_moments=needs_moments,
+            compensates=compensates,
         )
         return score
 
@@ -214,7 +220,7 @@ def wanda(evidence: Evidence, group: ChannelGroup) -> Tensor:
     )
 
 
-@criterion("flap", needs_data=True)
+@criterion("flap", needs_data=True, compensates=True)
 def flap(evidence: Evidence, group: ChannelGroup) -> Tensor:
     """An et al. 2024 (FLAP, WIFV): the input's variance x the squared norm of what reads it.
 
@@ -252,7 +258,7 @@ def apoz(evidence: Evidence, group: ChannelGroup) -> Tensor:
     return active.cpu().double() / readers + tie
 
 
-@criterion("obs", needs_moments=True)
+@criterion("obs", needs_moments=True, compensates=True)
 def obs(evidence: Evidence, group: ChannelGroup) -> Tensor:
     """Hassibi & Stork 1993 (Optimal Brain Surgeon), of channels: by how late each is eliminated.
 

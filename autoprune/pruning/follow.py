@@ -107,18 +107,20 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
         self.prune_inputs = prune_inputs
         self.embeddings = embeddings
         self._trail = trail
+        self._run = object()
         self._storages: dict[int, Activation] = {}
         self._inside: list[list[Any]] = []
         """For each module that is running: its input, whether that was added to, its name."""
 
-    # Labels live on the tensors themselves, so that they go when the tensors do.
+    # Labels live on the tensors themselves, so that they go when the tensors do. A tensor that the
+    # model keeps, as a cache of positions, still has those of an earlier run: they are not ours.
 
     def set(self, tensor: Tensor, labels: Labels) -> None:
-        tensor.__dict__[_LABELS] = labels
+        tensor.__dict__[_LABELS] = (self._run, labels)
 
     def get(self, tensor: Tensor) -> Labels:
-        labels: Labels = tensor.__dict__.get(_LABELS, Labels())
-        return labels
+        run, labels = tensor.__dict__.get(_LABELS, (None, None))
+        return labels if run is self._run else Labels()
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -231,11 +230,10 @@ class _Finder:
         tied: so that as many channels as possible stay apart, or as few.
         """
         while True:
-            classes = self._ledger.classes()
-            open_one = next((a for a in self._ledger.joint if self._is_open(a, classes)), None)
+            numbers = self._numbers(self._ledger.classes())
+            open_one, dims = self._open_one(numbers)
             if open_one is None:
                 break
-            dims = sorted(varying(compress(self._numbers(open_one, classes))))
             pick = max if most else min
             stays = pick(dims, key=lambda d: (open_one.shape[d], d))
             rest = open_one
@@ -246,40 +244,41 @@ class _Finder:
         self._class_of = self._ledger.classes()
         self._why = self._ledger.reasons(self._class_of)
 
-    def _is_open(self, array: Tensor, classes: IntArray) -> bool:
-        return len(varying(compress(self._numbers(array, classes)))) > 1
+    def _open_one(self, numbers: Tensor) -> tuple[Tensor | None, list[int]]:
+        """Return an array that still varies along several dimensions, and along which."""
+        for array in self._ledger.joint:
+            of = torch.where(array > 0, numbers[array.clamp(min=0)], -1)
+            dims = sorted(varying(compress(of)))
+            if len(dims) > 1:
+                return array, dims
+        return None, []
 
-    def _numbers(self, array: Tensor, classes: IntArray) -> Tensor:
-        """Return the class of every entry, one number for all that must stay."""
-        frozen = self._frozen_numbers(classes)
-        found = torch.from_numpy(np.where(frozen, -1, np.arange(len(frozen)))[classes])
-        return torch.where(array > 0, found[array.clamp(min=0)], -1)
-
-    def _frozen_numbers(self, classes: IntArray) -> Any:
-        frozen = np.zeros(int(classes.max()) + 1, dtype=np.bool_)
-        frozen[list(self._ledger.reasons(classes))] = True
-        return frozen
+    def _numbers(self, classes: IntArray) -> Tensor:
+        """Return the class of every atom, one number for all that must stay."""
+        numbers = np.arange(int(classes.max()) + 1)
+        numbers[list(self._ledger.reasons(classes))] = -1
+        return torch.from_numpy(numbers[classes])
 
     # --- groups -----------------------------------------------------------------------------
 
     def _groups(self) -> list[ChannelGroup]:
         """Return what could be pruned: classes that run through the same dimensions."""
         leaves, read, made = self._ledger.leaves, self._ledger.readers(), self._ledger.makers()
-        entries: dict[int, list[tuple[int, int]]] = {}
+        entries: dict[int, dict[int, list[int]]] = {}  # class -> leaf's number -> entries
         for number, leaf in enumerate(leaves):
             for entry, of in enumerate(self._class_of[leaf.atoms].tolist()):
                 if of not in self._why:
-                    entries.setdefault(of, []).append((number, entry))
+                    entries.setdefault(of, {}).setdefault(number, []).append(entry)
         alike: dict[tuple[tuple[int, int], ...], list[int]] = {}
-        for of, pairs in entries.items():
-            signature = tuple((n, len(list(g))) for n, g in groupby(pairs, key=lambda p: p[0]))
+        for of, places in entries.items():
+            signature = tuple((number, len(found)) for number, found in places.items())
             alike.setdefault(signature, []).append(of)
         found = []
         for signature, members in alike.items():
             slices = []
             for number, _ in signature:
                 leaf = leaves[number]
-                index = np.array([[e for n, e in entries[of] if n == number] for of in members])
+                index = np.array([entries[of][number] for of in members])
                 reads, makes = (bool(m[leaf.start + index].any()) for m in (read, made))
                 # A tied weight may do both: one slice each.
                 if makes or not reads:
@@ -351,7 +350,7 @@ class _Finder:
             groups=tuple(groups),
             blocked=tuple(self._blocked(groups)),
             shapes={name: tuple(p.shape) for name, p in self.model.named_parameters()},
-            positions={n: times // samples for n, times in self.trail.positions.items()},
+            positions={n: Fraction(times, samples) for n, times in self.trail.positions.items()},
             products=tuple(self._products(column, groups, samples, blocks)),
             activations=tuple(self._activations(column, groups, samples, blocks)),
             blocks=tuple(f"{name}{BLOCK}" for name in blocks),

@@ -110,7 +110,7 @@ class Grouping:
     blocked: tuple[Blocked, ...]
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of every parameter, shared ones once."""
-    positions: Mapping[str, int]
+    positions: Mapping[str, Fraction]
     """Multiply-accumulates of each entry of a weight, for one sample."""
     products: tuple[Product, ...] = ()
     """Multiply-accumulates for one sample that are no weight's, as those of attention."""
@@ -222,7 +222,7 @@ def to_json(grouping: Grouping) -> dict[str, Any]:
         ],
         "blocked": [[b.layer, b.params, b.reason] for b in grouping.blocked],
         "shapes": {name: list(shape) for name, shape in grouping.shapes.items()},
-        "positions": dict(grouping.positions),
+        "positions": {name: str(times) for name, times in grouping.positions.items()},
         "products": [_product_json(p) for p in grouping.products],
         "activations": [[_product_json(a.product), a.born, a.last] for a in grouping.activations],
         "norms": list(grouping.norms),
@@ -247,7 +247,7 @@ def from_json(value: Mapping[str, Any]) -> Grouping:
         ),
         blocked=tuple(Blocked(layer=n, params=p, reason=r) for n, p, r in value["blocked"]),
         shapes={name: tuple(shape) for name, shape in value["shapes"].items()},
-        positions=dict(value["positions"]),
+        positions={name: Fraction(times) for name, times in value["positions"].items()},
         products=tuple(_product(p) for p in value["products"]),
         activations=tuple(
             Activation(product=_product(p), born=born, last=last)

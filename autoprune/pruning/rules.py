@@ -352,16 +352,20 @@ def _along(labels: Labels, dims: set[int]) -> tuple[list[Tensor], list[Tensor]]:
     *("cudnn_batch_norm", "_batch_norm_no_update", "_batch_norm_with_update"),
 )
 def batch_norm(f: Context, given: Given, outs: Sequence[Tensor]) -> Sequence[Labels]:
+    joined = _with_vectors(f, given, "weight", "bias", "running_mean", "running_var")
+    return [joined, *[Labels()] * (len(outs) - 1)]
+
+
+def _with_vectors(f: Context, given: Given, *names: str) -> Labels:
+    """Join an input, channels along dimension 1, with vectors of one number per channel."""
     source = given["input"]
     parts = [(f.get(source), source.shape)]
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        tensor = given.get(name)
-        if isinstance(tensor, Tensor):
-            labels = f.get(tensor)
-            shape = (tensor.shape[0],) + (1,) * (source.dim() - 2)
+    for vector in (given.get(name) for name in names):
+        if isinstance(vector, Tensor):
+            labels = f.get(vector)
+            shape = torch.Size((vector.shape[0],) + (1,) * (source.dim() - 2))
             parts.append((labels.moved(a.reshape(shape) for a in labels.arrays), shape))
-    joined = f.ledger.join(parts, MEETS_FIXED)
-    return [replace(joined, leaf="", is_input=False), *[Labels()] * (len(outs) - 1)]
+    return replace(f.ledger.join(parts, MEETS_FIXED), leaf="", is_input=False)
 
 
 @rule("native_layer_norm", "_fused_rms_norm", "rms_norm")
@@ -393,21 +397,13 @@ def weight_norm(f: Context, given: Given, outs: Sequence[Tensor]) -> Sequence[La
 @rule("native_group_norm")
 def group_norm(f: Context, given: Given, outs: Sequence[Tensor]) -> Sequence[Labels]:
     """One group: the statistics are over the channels that stay. Several: a group goes whole."""
-    source, groups = given["input"], given["group"]
-    labels = f.get(source)
-    parts = [(labels, source.shape)]
-    for name in ("weight", "bias"):
-        if isinstance(given.get(name), Tensor):
-            own = f.get(given[name])
-            shape = (given[name].shape[0],) + (1,) * (source.dim() - 2)
-            parts.append((own.moved(a.reshape(shape) for a in own.arrays), shape))
-    joined = f.ledger.join(parts, MEETS_FIXED)
+    groups, joined = given["group"], _with_vectors(f, given, "weight", "bias")
     for array in joined.arrays:
         if not varying(array) <= {1}:
             f.ledger.freeze(array, "an operation mixes its channels, as it does neighbours")
         elif groups > 1:
             _tie_blocks(f, array.reshape(-1), groups)
-    return [replace(joined, leaf="", is_input=False), *[Labels()] * (len(outs) - 1)]
+    return [joined, *[Labels()] * (len(outs) - 1)]
 
 
 def _tie_blocks(f: Context, atoms: Tensor, blocks: int) -> Tensor:

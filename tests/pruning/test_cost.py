@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import NETS, build, grouped, kept_channels, widths_of
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.cut import cut
-from autoprune.pruning.forward import call
+from autoprune.pruning.forward import call, without_fast_path
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import ChannelGroup, Grouping, Slice, restrict
 
@@ -134,6 +136,26 @@ def test_costs_are_per_sample(samples: int) -> None:
     model, _ = build("autoencoder")
     positions = find_groups(model, torch.zeros(samples, 1, 8, 8)).positions
     assert positions == {"0.weight": 16, "2.weight": 16, "4.weight": 16, "6.weight": 64}
+
+
+def test_attention_of_sequences_first_is_counted_exactly() -> None:
+    # Its first dimension is not the samples': the total is divided, not each layer's share.
+    attended = Attended(nn.MultiheadAttention(6, 2, bias=False)).eval()
+    example = torch.randn(5, 3, 6)
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain, without_fast_path():
+        attended(example)
+    grouping = find_groups(attended, example)
+    assert CostModel(grouping).macs(grouping.channels) == counter.get_total_flops() // 2 // 5
+
+
+class Attended(nn.Module):
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.attention, self.head = attention, nn.Linear(6, 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.attention(x, x, x)[0].mean(0))
 
 
 def test_counting_leaves_no_hooks() -> None:

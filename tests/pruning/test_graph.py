@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from autoprune.errors import AutopruneError
+from autoprune.pruning.follow import follow
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import from_json, to_json
+from autoprune.pruning.rules import MEETS_FIXED
 
 WIDTHS = {
     "mlp": {"0": 12, "2": 8},
@@ -253,6 +255,31 @@ def test_a_layernorm_does_not_hide_an_operation_that_mixes_channels() -> None:
     reasons = {b.layer: b.reason for b in grouping.blocked}
     assert not grouping.groups
     assert "a softmax, sum or sort runs over its channels" in reasons["inner"]
+
+
+class Caching(nn.Module):
+    """Keeps a tensor of its first run, as modules that compute positions once do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions: Tensor | None = None
+        self.scale, self.inner = nn.Linear(1, 8), nn.Linear(4, 8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.positions is None:
+            self.positions = self.scale(torch.ones(1, 1)).detach()
+        return self.head(self.inner(x) * self.positions)
+
+
+def test_what_a_model_keeps_of_an_earlier_run_says_nothing_in_a_later_one() -> None:
+    def reasons() -> list[str]:
+        ledger = follow(model, torch.zeros(2, 4)).ledger
+        return list(ledger.reasons(ledger.classes()).values())
+
+    model = Caching()
+    assert MEETS_FIXED not in reasons()  # the positions are made as the run is followed
+    assert MEETS_FIXED in reasons()  # now they are there, of a size that nothing changes
 
 
 def test_channels_that_a_pixel_shuffle_spreads_over_space_go_together() -> None:
