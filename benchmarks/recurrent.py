@@ -57,7 +57,8 @@ def rows_for(kind: str, folder: Path) -> list[str]:
         space=Space(epochs=5, lr=(1e-3, 1e-2), batch_size=(32, 64)),
         final_epochs=15,
     )
-    result = autoprune.search(study, out=folder / kind, budget=16, tracking_uri="none")
+    # One worker: the same trials every time, whatever else the machine does.
+    result = autoprune.search(study, out=folder / kind, budget=16, workers=1, tracking_uri="none")
     chosen = next(m for m in result.front if m.valid >= result.dense.valid - LOSS)
     small = result.load(chosen.name)
     dense = Recurrent(kind).eval()
