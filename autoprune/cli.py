@@ -64,7 +64,13 @@ def root(
 )
 def search(
     study: StudyArgument = "digits",
-    budget: Annotated[int, typer.Option(help="Trials to run.")] = 50,
+    budget: Annotated[
+        int | None, typer.Option(help="Trials to run.  [default: 50, without --budget-epochs]")
+    ] = None,
+    budget_epochs: Annotated[
+        int | None,
+        typer.Option(help="Epochs to train in all; trials and final stage share them."),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which no new trial begins.")
     ] = None,
@@ -104,6 +110,13 @@ def search(
     stop: Annotated[
         bool, typer.Option("--stop/--no-stop", help="Stop clearly dominated trials early.")
     ] = True,
+    inherit: Annotated[
+        bool,
+        typer.Option(
+            "--inherit/--no-inherit",
+            help="Cut trials from what earlier ones trained, or all from the dense model.",
+        ),
+    ] = True,
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL.  [default: a journal file in OUT]")
     ] = None,
@@ -135,6 +148,7 @@ def search(
                 sparsify=None if sparsify is None else _names(sparsify),
                 reporter=reporter,
                 budget=budget,
+                budget_epochs=budget_epochs,
                 timeout=timeout,
                 workers=_worker_count(workers),
                 sampler=sampler,
@@ -144,6 +158,7 @@ def search(
                 objective=objective.value,
                 accuracy_weight=accuracy_weight,
                 early_stop=stop,
+                inherit=inherit,
                 storage=storage,
                 tracking_uri=tracking_uri,
                 experiment=experiment,

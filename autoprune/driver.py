@@ -5,6 +5,7 @@ The driver alone writes to Optuna and MLflow.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from autoprune.searching.pareto import front_of
 from autoprune.searching.sampler import INTERRUPTED, PARAMS, VALID
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.stopping import StoppingRule
-from autoprune.trialrun import TrialRun
+from autoprune.trialrun import TrialRun, shortened
 
 FAILURES_IN_A_ROW = 5
 """After so many, something is wrong with more than one plan."""
@@ -58,6 +59,12 @@ class Driver:
         What the score is traded against, by the objectives' names.
     latency
         How latency is measured, as `jobs.evaluate` takes it; None measures none.
+    inherit
+        Whether trials are cut from finished candidates; else all are from the dense model.
+    budget_epochs
+        Epochs to train in all, the final stage's included; None bounds nothing.
+    final_epochs
+        Epochs that the final stage will want for each model of the front.
 
     Attributes
     ----------
@@ -82,6 +89,9 @@ class Driver:
         costs: Sequence[str] = DEFAULT_COSTS,
         latency: Mapping[str, Any] | None = None,
         early_stop: bool = True,
+        inherit: bool = True,
+        budget_epochs: int | None = None,
+        final_epochs: int = 0,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         self.candidates: dict[str, Candidate] = {}
@@ -99,6 +109,10 @@ class Driver:
         self._costs = tuple(costs)
         self._latency = latency
         self._early_stop = early_stop
+        self._inherit = inherit
+        self._budget_epochs = budget_epochs
+        self._final_epochs = final_epochs
+        self._spent = 0
         self._tags = dict(tags or {})
         self._rule = StoppingRule(higher_is_better=higher_is_better)
         self._running: dict[str, TrialRun] = {}
@@ -106,8 +120,12 @@ class Driver:
 
     # --- the search -------------------------------------------------------------------------
 
-    def resume(self, study: optuna.Study) -> None:
-        """Take up what an earlier run finished; what it left running has failed."""
+    def resume(self, study: optuna.Study, *, spent: int = 0) -> None:
+        """Take up what an earlier run finished; what it left running has failed.
+
+        `spent` is how many epochs it has trained.
+        """
+        self._spent = spent
         for frozen in study.get_trials(deepcopy=False):
             name = trial_name(frozen.number)
             if frozen.state == TrialState.RUNNING:
@@ -115,10 +133,11 @@ class Driver:
             elif frozen.state == TrialState.COMPLETE and self._store.has_candidate(name):
                 self.candidates[name] = self._store.load_candidate(name)
 
-    def search(self, study: optuna.Study, *, budget: int, deadline: float | None) -> None:
-        """Run trials until `budget` have ended as complete or stopped, or the time is over.
+    def search(self, study: optuna.Study, *, budget: int | None, deadline: float | None) -> None:
+        """Run trials until `budget` have ended as complete or stopped, or epochs or time are over.
 
-        Failed trials use no budget. Trials under way at the deadline are finished.
+        Failed trials use no budget, but epochs. Trials under way at the deadline are finished. A
+        trial that asks for more epochs than are left trains for those.
 
         Raises
         ------
@@ -127,28 +146,42 @@ class Driver:
         """
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         done = len(study.get_trials(deepcopy=False, states=states))
-        stage = Stage("search", budget, done)
+        stages = self._search_stages(budget, done)
         while True:
             while (
                 len(self._running) < self._executor.slots
-                and done + len(self._running) < budget
+                and (budget is None or done + len(self._running) < budget)
                 and (deadline is None or time.monotonic() < deadline)
+                and self._epochs_left() >= 1
             ):
                 self._start(self._ask(study))
-                self._report(stage, done)
+                self._report_search(stages, done)
             if not self._running:
                 return
             ended = self._handle(study, self._executor.next_event())
             if ended is not None and ended.state != "failed":
                 done += 1
-            self._report(stage, done, ended)
+            self._report_search(stages, done, ended)
+
+    def _epochs_left(self) -> float:
+        """Return the epochs a new trial may take: what is neither spent, under way nor reserved."""
+        if self._budget_epochs is None:
+            return math.inf
+        under_way = sum(run.planned_epochs for run in self._running.values())
+        return self._budget_epochs - self._spent - under_way - self._reserved_epochs()
+
+    def _reserved_epochs(self) -> int:
+        """Return how many epochs the final stage of the front as it is will want."""
+        if not self._final_epochs:
+            return 0
+        return self._final_epochs * len(self._without_final())
 
     def _ask(self, study: optuna.Study) -> TrialRun:
+        left = self._epochs_left()
         trial = study.ask(self._space.distributions)
-        plan = self._space.plan(trial.params)
-        parent = choose_parent(
-            self.candidates.values(), plan.widths, higher_is_better=self._higher_is_better
-        )
+        asked = self._space.plan(trial.params)
+        plan = shortened(asked, left)
+        parent = self._parent(plan)
         return TrialRun(
             trial=trial,
             name=trial_name(trial.number),
@@ -157,6 +190,15 @@ class Driver:
             parent_epochs=parent.epochs if parent else 0,
             params=self._cost.params(plan.widths),
             may_stop=self._early_stop,
+            asked_epochs=None if plan == asked else asked.finetune.epochs,
+        )
+
+    def _parent(self, plan: Plan) -> Candidate | None:
+        """Return whose weights a plan is cut from; None for the dense model's."""
+        if not self._inherit:
+            return None
+        return choose_parent(
+            self.candidates.values(), plan.widths, higher_is_better=self._higher_is_better
         )
 
     # --- the final stage --------------------------------------------------------------------
@@ -164,27 +206,45 @@ class Driver:
     def finish(self, study: optuna.Study, *, epochs: int) -> dict[str, Candidate]:
         """Fine-tune the front longer, each model from its own weights, in a study of its own.
 
+        Where fewer epochs are left than that takes, the lowest scores go first: they have the most
+        to gain, and the rest of the front stays as it is.
+
         Returns, by name of the front's candidate, the better of it and its final stage: they are
         of one size, and of equals the longer trained one is taken.
         """
         front = self._front()
         _clear_queue(study)
-        for candidate in front:
-            if not self._store.has_candidate(candidate.name + FINAL):
-                study.enqueue_trial(
-                    self._space_params(candidate), user_attrs={"candidate": candidate.name}
-                )
-        waiting = [c for c in front if not self._store.has_candidate(c.name + FINAL)]
+        waiting = self._affordable(self._without_final(), epochs)
+        for candidate in waiting:
+            study.enqueue_trial(
+                self._space_params(candidate), user_attrs={"candidate": candidate.name}
+            )
         stage, done = Stage("final", len(waiting), 0), 0
         while waiting or self._running:
             while waiting and len(self._running) < self._executor.slots:
                 waiting.pop(0)
                 self._start(self._ask_final(study, epochs))
-                self._report(stage, done)
+                self._report(stage, done, eta=stage.eta(done + self._partly()))
             ended = self._handle(study, self._executor.next_event())
             done += ended is not None
-            self._report(stage, done, ended)
+            self._report(stage, done, ended, eta=stage.eta(done + self._partly()))
         return {c.name: self._better(c) for c in front}
+
+    def _without_final(self) -> list[Candidate]:
+        """Return the front's candidates that have not been through the final stage."""
+        return [c for c in self._front() if not self._store.has_candidate(c.name + FINAL)]
+
+    def _affordable(self, waiting: Sequence[Candidate], epochs: int) -> list[Candidate]:
+        if self._budget_epochs is None:
+            return list(waiting)
+        count = max(self._budget_epochs - self._spent, 0) // epochs
+        if count < len(waiting):
+            self._reporter.note(
+                f"{len(waiting) - count} of the front's {len(waiting)} models get no final "
+                f"fine-tuning: the epochs of the budget are used up."
+            )
+        sign = 1.0 if self._higher_is_better else -1.0
+        return sorted(waiting, key=lambda c: sign * c.score.valid)[:count]
 
     def _space_params(self, candidate: Candidate) -> dict[str, Any]:
         """Return the parameters of the trial that a candidate came from."""
@@ -253,6 +313,7 @@ class Driver:
             self._hear(running, event.value)
             return None
         del self._running[event.job]
+        self._spent += running.epochs
         if isinstance(event, Failed):
             return self._fail(study, running, event.cause)
         assert isinstance(event, Done)
@@ -264,10 +325,14 @@ class Driver:
         )
 
     def _hear(self, running: TrialRun, value: Mapping[str, Any]) -> None:
-        if running.hear_wider(value):
+        wider = running.hear_wider(value)
+        if not wider:
+            running.curve.append(value["valid"])
+        if self._budget_epochs is not None:  # they count even if this driver is killed
+            self._note(running, epochs=running.epochs)
+        if wider:
             self._executor.answer(running.name, go_on=True)
             return
-        running.curve.append(value["valid"])
         if "loss" in value:
             running.losses.append(value["loss"])
         if "latency" in value:
@@ -354,6 +419,7 @@ class Driver:
     def park(self, study: optuna.Study) -> None:
         """Give up the trials under way, as when the user stops the search."""
         for running in self._running.values():
+            self._spent += running.epochs
             self._note(running, cause=INTERRUPTED, **running.attributes)
             study.tell(running.trial, state=TrialState.FAIL)
             self._record(running, "failed", None, cause=INTERRUPTED)
@@ -379,14 +445,42 @@ class Driver:
             )
         )
 
-    def _report(self, stage: Stage, done: int, ended: EndedTrial | None = None) -> None:
+    def _search_stages(self, budget: int | None, done: int) -> list[Stage]:
+        """Return what bounds the search, in trials and in epochs; the last one is shown."""
+        stages = [] if budget is None else [Stage("search", budget, done)]
+        if self._budget_epochs is not None:
+            stages.append(Stage("search", self._budget_epochs, self._spent, unit="epochs"))
+        return stages
+
+    def _report_search(
+        self, stages: Sequence[Stage], done: int, ended: EndedTrial | None = None
+    ) -> None:
+        """Report how far the search has come; it is over when the first of its bounds is met."""
+        trained = self._spent + sum(run.epochs for run in self._running.values())
+        etas = [
+            stage.eta(trained, reserved=self._reserved_epochs())
+            if stage.unit
+            else stage.eta(done + self._partly())
+            for stage in stages
+        ]
+        eta = min((eta for eta in etas if eta is not None), default=None)
+        self._report(stages[-1], trained if stages[-1].unit else done, ended, eta=eta)
+
+    def _partly(self) -> float:
+        """Return how many trials' worth of epochs those under way have trained."""
         running = [run.standing() for run in self._running.values()]
-        partly = sum(r.epoch / r.epochs for r in running)
+        return sum(r.epoch / r.epochs for r in running)
+
+    def _report(
+        self, stage: Stage, done: int, ended: EndedTrial | None = None, *, eta: float | None
+    ) -> None:
+        running = [run.standing() for run in self._running.values()]
         self._reporter.update(
             Status(
                 stage=stage.name,
                 done=done,
                 total=stage.total,
+                unit=stage.unit,
                 metric=self._metric,
                 dense_params=self._dense.score.params,
                 dense_valid=self._dense.score.valid,
@@ -396,7 +490,7 @@ class Driver:
                     for c in self._front()
                 ],
                 ended=ended,
-                eta_seconds=stage.eta(done + partly),
+                eta_seconds=eta,
             )
         )
 

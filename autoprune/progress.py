@@ -51,6 +51,8 @@ class Status:
     stage: str
     done: int = 0
     total: int = 0
+    unit: str = ""
+    """What `done` and `total` count, where it is not trials or models."""
     metric: str = "score"
     dense_params: int = 0
     dense_valid: float | None = None
@@ -83,15 +85,17 @@ class SilentReporter:
 class Stage:
     """A stage's length and pace."""
 
-    def __init__(self, name: str, total: int, done_before: int) -> None:
+    def __init__(self, name: str, total: int, done_before: int, *, unit: str = "") -> None:
         self.name = name
         self.total = total
+        self.unit = unit
         self._before = done_before
         self._started = time.monotonic()
 
-    def eta(self, done: float) -> float | None:
-        """Return the seconds left at the pace so far."""
+    def eta(self, done: float, *, reserved: int = 0) -> float | None:
+        """Return the seconds left at the pace so far; what is `reserved` is not for this stage."""
         worked = done - self._before
         if worked < 0.5:
             return None
-        return (time.monotonic() - self._started) / worked * max(self.total - done, 0)
+        left = max(self.total - reserved - done, 0)
+        return (time.monotonic() - self._started) / worked * left

@@ -54,9 +54,10 @@ def search(
     reporter
         Is told where the search stands.
     **settings
-        The fields of `Settings`: ``budget``, ``timeout``, ``workers``, ``sampler``,
-        ``objectives``, ``latency_engine``, ``latency_batch``, ``objective``, ``accuracy_weight``,
-        ``early_stop``, ``storage``, ``tracking_uri``, ``experiment``.
+        The fields of `Settings`: ``budget``, ``budget_epochs``, ``timeout``, ``workers``,
+        ``sampler``, ``objectives``, ``latency_engine``, ``latency_batch``, ``objective``,
+        ``accuracy_weight``, ``early_stop``, ``inherit``, ``storage``, ``tracking_uri``,
+        ``experiment``.
 
     Raises
     ------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -36,7 +37,7 @@ from autoprune.searching.optuna_study import (
 )
 from autoprune.searching.pareto import front_of, hypervolume
 from autoprune.searching.sampler import SamplerContext, make_sampler
-from autoprune.searching.space import SearchSpace
+from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
 from autoprune.training.device import worker_environments
@@ -102,7 +103,7 @@ class SearchRun:
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
-        driver.resume(study)
+        driver.resume(study, spent=trained_epochs(study) + trained_epochs(final_study))
         try:
             driver.search(study, budget=self.settings.budget, deadline=deadline)
         except KeyboardInterrupt:
@@ -176,13 +177,24 @@ class SearchRun:
             SamplerContext(
                 space=self.space,
                 allocator=allocator,
-                budget=self.settings.budget,
+                budget=self._expected_trials,
+                budget_epochs=self.settings.budget_epochs,
                 seed=self.study.seed,
                 trials=trials,
                 higher_is_better=self.study.task.higher_is_better,
                 costs=self.costs,
             ),
         )
+
+    @property
+    def _expected_trials(self) -> int:
+        """How many trials the budget lasts for, as far as that can be said before."""
+        bounds = [self.settings.budget]
+        if self.settings.budget_epochs is not None:
+            ends = choices(self.study.space.epochs)
+            usual = math.sqrt(ends[0] * ends[-1])  # epochs are searched on a log scale
+            bounds.append(max(round(self.settings.budget_epochs / usual), 1))
+        return min(bound for bound in bounds if bound is not None)
 
     def _driver(self, executor: Executor, dense: Dense) -> Driver:
         return Driver(
@@ -200,6 +212,9 @@ class SearchRun:
             costs=self.costs,
             latency=self._latency,
             early_stop=self.settings.early_stop,
+            inherit=self.settings.inherit,
+            budget_epochs=self.settings.budget_epochs,
+            final_epochs=self.study.final_epochs,
             tags=self._tracked_tags(),
         )
 
@@ -255,7 +270,8 @@ class SearchRun:
     def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:
         if not driver.candidates:
             raise AutopruneError(
-                "No trial was completed, so there is no front. Raise --budget or --timeout."
+                "No trial was completed, so there is no front. "
+                "Raise --budget, --budget-epochs or --timeout."
             )
         if self.study.final_epochs:
             try:

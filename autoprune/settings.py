@@ -15,6 +15,9 @@ from autoprune.training.latency import check_engine
 
 Objective = Literal["pareto", "weighted"]
 
+DEFAULT_BUDGET = 50
+"""Trials of a search that is given no bound."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -26,8 +29,11 @@ class Settings:
         If a value breaks its rule.
     """
 
-    budget: int = 50
-    """Trials that end as complete or stopped."""
+    budget: int | None = None
+    """Trials that end as complete or stopped: 50, or as many as `budget_epochs` allows."""
+    budget_epochs: int | None = None
+    """Epochs that the search trains in all: fine-tuning, sparsifiers, stopped and failed trials and
+    the final stage; not the dense model's."""
     timeout: float | None = None
     """Seconds after which no new trial begins."""
     workers: int | Literal["auto"] = "auto"
@@ -44,6 +50,8 @@ class Settings:
     accuracy_weight: float = 0.8
     """Weight of the score against the share of parameters removed, for ``weighted``."""
     early_stop: bool = True
+    inherit: bool = True
+    """Whether trials are cut from what earlier ones trained; else each from the dense model."""
     storage: str | None = None
     """An Optuna storage URL; by default a journal file in the output folder."""
     tracking_uri: str | None = None
@@ -61,8 +69,10 @@ class Settings:
                 f"`latency_batch` must be a whole number of at least 1, "
                 f"but is {self.latency_batch!r}."
             )
-        if isinstance(self.budget, bool) or self.budget < 1:
-            raise AutopruneError(f"`budget` must be at least 1 trial, but is {self.budget}.")
+        if self.budget is None and self.budget_epochs is None:
+            object.__setattr__(self, "budget", DEFAULT_BUDGET)
+        _check_count("budget", self.budget, "trial")
+        _check_count("budget_epochs", self.budget_epochs, "epoch")
         if self.timeout is not None and not self.timeout > 0:
             raise AutopruneError(f"`timeout` must be more than 0 seconds, but is {self.timeout}.")
         if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
@@ -91,3 +101,10 @@ class Settings:
         import torch
 
         return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+
+
+def _check_count(name: str, value: Any, unit: str) -> None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise AutopruneError(
+            f"`{name}` must be a whole number of at least 1 {unit}, but is {value!r}."
+        )

@@ -65,7 +65,7 @@ class PlainReporter(TerminalReporter):
             self._stage = status.stage
             self._line(STAGES[status.stage])
         if status.ended is not None:
-            self._line(f"[{status.done}/{status.total}] {_sentence(status, status.ended)}")
+            self._line(f"[{_count(status)}] {_sentence(status, status.ended)}")
         elif status.stage == "dense" and status.done and status.done == status.total:
             self._line(f"  {status.metric} {status.dense_valid:.4f} after {status.done} epochs")
 
@@ -186,6 +186,11 @@ def _output_console() -> Console:
     return Console(width=160)
 
 
+def _count(status: Status) -> str:
+    text = f"{status.done}/{status.total}"
+    return f"{text} {status.unit}" if status.unit else text
+
+
 def _sentence(status: Status, ended: EndedTrial) -> str:
     if ended.state == "failed":
         return f"{ended.name} failed: {ended.cause}"
@@ -205,7 +210,7 @@ def _picture(status: Status) -> Group:
         progress = Table.grid(padding=(0, 1))
         progress.add_row(
             ProgressBar(total=status.total, completed=status.done, width=36),
-            f"{status.done}/{status.total}",
+            _count(status),
             f"{_duration(status.eta_seconds)} left" if status.eta_seconds is not None else "",
         )
         parts.append(progress)

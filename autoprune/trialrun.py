@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.trial import Trial
@@ -13,6 +13,7 @@ from autoprune.progress import EndedTrial, RunningTrial
 from autoprune.pruning.plan import Plan
 from autoprune.results.records import State, TrialRecord
 from autoprune.searching.candidate import FINAL, Candidate
+from autoprune.searching.space import NO_SPARSIFY
 
 
 @dataclass(kw_only=True)
@@ -42,6 +43,8 @@ class TrialRun:
     sparsify_cached: bool | None = None
     """Whether an earlier trial had trained it so; None if there is no sparsifier."""
     stopped: bool = False
+    asked_epochs: int | None = None
+    """Epochs that its parameters ask for, if the budget had fewer left."""
 
     @property
     def is_final(self) -> bool:
@@ -68,9 +71,17 @@ class TrialRun:
         return len(self.sparsify_curve) + len(self.earlier) + max(len(self.curve) - 1, 0)
 
     @property
+    def planned_epochs(self) -> int:
+        """Epochs of training that it takes at most."""
+        sparsify = self.plan.sparsify
+        return self.plan.finetune.epochs + (sparsify.epochs if sparsify else 0)
+
+    @property
     def attributes(self) -> dict[str, int | bool]:
         """What it took, as it is told to the study."""
         found: dict[str, int | bool] = {"epochs": self.epochs}
+        if self.asked_epochs is not None:
+            found["asked_epochs"] = self.asked_epochs
         if self.sparsify_cached is not None:
             found["sparsify_epochs"] = len(self.sparsify_curve)
             found["sparsify_cached"] = self.sparsify_cached
@@ -85,6 +96,14 @@ class TrialRun:
             epochs=self.plan.finetune.epochs,
             valid=self.curve[-1] if self.curve else None,
         )
+
+    def _params(self) -> dict[str, Any]:
+        """Return its parameters as they came to be: it may have been shortened."""
+        ran = {
+            "epochs": self.plan.finetune.epochs,
+            "sparsify": self.plan.sparsify.method if self.plan.sparsify else NO_SPARSIFY,
+        }
+        return {name: ran.get(name, value) for name, value in self.trial.params.items()}
 
     def ended(self, state: State, cause: str = "") -> EndedTrial:
         """Return how it ended."""
@@ -130,7 +149,7 @@ class TrialRun:
             key=self.name,
             run_name=f"{self.name} {share:.1%} {label}",
             state=state,
-            params={**self.trial.params, "parent": self.parent},
+            params={**self._params(), "parent": self.parent},
             metrics=metrics,
             curves={
                 "valid": self.curve[:-1],
@@ -144,3 +163,19 @@ class TrialRun:
             started=self.started,
             ended=now,
         )
+
+
+def shortened(plan: Plan, epochs: float) -> Plan:
+    """Return `plan` with at most so many epochs of training; a sparsifier goes before the last one.
+
+    >>> from autoprune.pruning.plan import FineTune
+    >>> plan = Plan(widths={}, criterion="l2", finetune=FineTune(epochs=9, lr=1e-3))
+    >>> shortened(plan, 4).finetune.epochs
+    4
+    """
+    sparsify = plan.sparsify
+    if sparsify is not None and sparsify.epochs >= epochs:
+        sparsify = None
+    left = epochs - (sparsify.epochs if sparsify else 0)
+    tuning = replace(plan.finetune, epochs=int(min(plan.finetune.epochs, left)))
+    return replace(plan, sparsify=sparsify, finetune=tuning)

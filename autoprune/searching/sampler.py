@@ -53,6 +53,8 @@ class SamplerContext:
     seed: int
     trials: int = 0
     """Trials that are there already, when a search is gone on with."""
+    budget_epochs: int | None = None
+    """Epochs that the search may train in all, its final stage included; None bounds nothing."""
     higher_is_better: bool = True
     costs: tuple[str, ...] = DEFAULT_COSTS
     """What the score is traded against, by the objectives' names."""

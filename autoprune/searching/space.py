@@ -319,7 +319,11 @@ class SearchSpace:
         }
 
     def params(self, plan: Plan) -> dict[str, Any]:
-        """Return the parameters of the trial that `plan` came from."""
+        """Return the parameters of the trial that `plan` came from.
+
+        A plan that was shortened may train for less than the space allows: then they ask for the
+        least that it does.
+        """
         sparsify = plan.sparsify
         # Without a sparsifier its settings change nothing; Optuna wants a value all the same.
         idle_epochs = choices(self.space.sparsify_epochs)[0]
@@ -334,7 +338,7 @@ class SearchSpace:
             "sparsify_epochs": sparsify.epochs if sparsify else idle_epochs,
             "sparsify_strength": sparsify.strength if sparsify else idle_strength,
         }
-        return {name: known[name] for name in self.distributions}
+        return {name: _inside(d, known[name]) for name, d in self.distributions.items()}
 
     def plan(self, params: Mapping[str, Any]) -> Plan:
         """Return the plan that a trial's parameters describe."""
@@ -367,6 +371,14 @@ class SearchSpace:
             reconstruct=bool(value("reconstruct")),
             granularity=self.space.granularity,
         )
+
+
+def _inside(distribution: BaseDistribution, value: Any) -> Any:
+    """Return what a distribution allows that is nearest to `value`."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value if value in distribution.choices else distribution.choices[0]
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    return min(max(value, distribution.low), distribution.high)
 
 
 def with_criteria(space: Space, criteria: Sequence[str]) -> Space:
