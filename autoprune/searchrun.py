@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -27,7 +28,7 @@ from autoprune.running.inline import InlineExecutor
 from autoprune.running.interrupts import InterruptibleExecutor
 from autoprune.running.local import LocalExecutor
 from autoprune.searching.allocation import Allocator
-from autoprune.searching.candidate import FINAL, Candidate, Score
+from autoprune.searching.candidate import FINAL, Candidate, Score, trial_name
 from autoprune.searching.objectives import cost_of
 from autoprune.searching.optuna_study import (
     ended_counts,
@@ -36,6 +37,7 @@ from autoprune.searching.optuna_study import (
     trained_epochs,
 )
 from autoprune.searching.pareto import front_of, hypervolume
+from autoprune.searching.proxies import EPOCH0, PREDICTED, Correlation, correlations, epoch0
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
@@ -111,12 +113,14 @@ class SearchRun:
             raise
         chosen = self._finish(driver, final_study)
         epochs = trained_epochs(study) + trained_epochs(final_study)
-        result = self._export(executor, dense, chosen, ended_counts(study), epochs, driver)
+        proxies = _proxies(study, list(driver.candidates.values()))
+        result = self._export(executor, dense, chosen, ended_counts(study), epochs, proxies, driver)
         counts: dict[str, float] = {f"trials_{state}": n for state, n in result.trials.items()}
         counts |= {
             "epochs": epochs,
             "front_size": len(result.front),
             "dense_valid": dense.score.valid,
+            **_measured(proxies),
         }
         if result.higher_is_better and 0.5 < dense.score.valid <= 1:
             counts["hypervolume"] = hypervolume(
@@ -293,6 +297,7 @@ class SearchRun:
         chosen: Mapping[str, Candidate],
         trials: Mapping[str, int],
         epochs: int,
+        proxies: Mapping[str, Correlation],
         driver: Driver,
     ) -> SearchResult:
         finale = Finale(
@@ -304,7 +309,13 @@ class SearchRun:
             costs=self.costs,
             latency=self.settings.latency,
         )
-        result = finale.export(dense=dense.score, chosen=chosen, trials=trials, epochs=epochs)
+        result = finale.export(
+            dense=dense.score,
+            chosen=chosen,
+            trials=trials,
+            epochs=epochs,
+            proxies={name: asdict(found) for name, found in proxies.items()},
+        )
         pictures = finale.pictures(
             read_json(self.store.front_file), list(driver.candidates.values())
         )
@@ -339,3 +350,24 @@ class SearchRun:
             "study": self.study.name,
             **({"git_commit": commit} if commit else {}),
         }
+
+
+def _proxies(study: optuna.Study, candidates: list[Candidate]) -> dict[str, Correlation]:
+    """Say how well what was known of trials before their training told what came of it."""
+    predicted = {
+        trial_name(t.number): t.user_attrs[PREDICTED]
+        for t in study.get_trials(deepcopy=False)
+        if PREDICTED in t.user_attrs
+    }
+    known = {EPOCH0: epoch0(candidates), **({PREDICTED: predicted} if predicted else {})}
+    return correlations(candidates, known)
+
+
+def _measured(proxies: Mapping[str, Correlation]) -> dict[str, float]:
+    """Return the proxies' correlations as MLflow is told of them."""
+    return {
+        f"proxy.{name}.{kind}": value
+        for name, found in proxies.items()
+        for kind, value in (("within_sizes", found.within_sizes), ("pooled", found.pooled))
+        if value is not None
+    }
