@@ -20,10 +20,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import front_fastnas
 import front_grids
 import front_peers
+import front_search
 import torch
 from front_bench import TUNING_SEED, Bench, Record, Work, finished
 from front_tasks import TASKS
@@ -32,6 +35,7 @@ from autoprune.pruning.files import write_json
 
 WORK = Path(".benchmarks/front")
 METHODS: dict[str, Callable[[Bench, Record], None]] = {
+    **{name: partial(front_search.search, method=name) for name in front_search.VARIANTS},
     "chain": front_grids.full_chain,
     "chain-half": front_grids.half_chain,
     "eta-half": front_grids.eta_half,
@@ -43,6 +47,7 @@ METHODS: dict[str, Callable[[Bench, Record], None]] = {
     "optuna-tpe": front_peers.optuna_tpe,
     "optuna-nsga2": front_peers.optuna_nsga2,
     "optuna-plain": front_peers.optuna_plain,
+    "fastnas": front_fastnas.run,
 }
 DENSE, RECIPE = "dense", "recipe"
 

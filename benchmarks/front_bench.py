@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -174,7 +175,9 @@ class Bench:
     def pruned(self, parent: Pruned, widths: Mapping[str, int], criterion: str) -> Pruned:
         """Cut `parent` to `widths` by a criterion on its own weights."""
         grouping = restrict(self.grouping, parent.kept)
-        batches = self._batches(256, 64) if get_criterion(criterion).needs_data else ()
+        batches = (
+            self.batches(samples=256, batch_size=64) if get_criterion(criterion).needs_data else ()
+        )
         evidence = collect(
             parent.model,
             grouping,
@@ -185,11 +188,11 @@ class Bench:
         scores = score_groups(criterion, evidence, grouping)
         chosen = {name: top_channels(scores[name], widths[name]) for name in grouping.channels}
         model = cut(parent.model, grouping, chosen)
-        recalibrate(model, self._batches(512, 128))
+        recalibrate(model, self.batches(samples=512, batch_size=128))
         kept = {n: tuple(parent.kept[n][i] for i in indices) for n, indices in chosen.items()}
         return Pruned(model=model, kept=kept)
 
-    def _batches(self, samples: int, batch_size: int) -> Iterable[Batch]:
+    def batches(self, *, samples: int, batch_size: int) -> Iterable[Batch]:
         batches = self.task.batches("train", batch_size=batch_size, seed=self.seed)
         return itertools.islice(batches, samples // batch_size)
 
@@ -258,16 +261,22 @@ class Record:
         self._weights: dict[int, nn.Module] = {}
         self._cpu, self._wall = time.process_time(), time.perf_counter()
 
-    def add(self, model: nn.Module, valid: float, *, epochs: float) -> None:
+    def add(
+        self,
+        model: nn.Module,
+        valid: float,
+        *,
+        epochs: float,
+        spent: Mapping[str, float] | None = None,
+    ) -> None:
         """Record a finished model; `epochs` are those since the last one."""
         before = self.models[-1]["epochs"] if self.models else 0
         params = size_of(model)
         beaten = any(m["params"] <= params and m["valid"] >= valid for m in self.models)
         if not beaten:
             self._weights[len(self.models)] = copy.deepcopy(model)
-        self.models.append(
-            {"params": params, "valid": valid, "epochs": before + epochs, **self.spent()}
-        )
+        spent = spent or self.spent()
+        self.models.append({"params": params, "valid": valid, "epochs": before + epochs, **spent})
 
     def spent(self) -> dict[str, float]:
         """Return seconds since the start: this process's CPU time, and what a clock says."""
@@ -275,6 +284,16 @@ class Record:
             "cpu": round(time.process_time() - self._cpu, 3),
             "wall": round(time.perf_counter() - self._wall, 3),
         }
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Charge nothing of what is done meanwhile."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        try:
+            yield
+        finally:
+            self._cpu += time.process_time() - cpu
+            self._wall += time.perf_counter() - wall
 
     def read_test(self, bench: Bench) -> None:
         """Score on test what was on the front; the method has ended by now."""

@@ -37,6 +37,8 @@ def pruner(model: nn.Module, bench: Bench, **options: Any) -> Any:
         if hasattr(module, "heads")
         for layer in (module.query, module.key, module.value)
     }
+    # Its own defaults are shared between calls and grow.
+    options |= {"in_channel_groups": {}, "out_channel_groups": {}}
     options = {"importance": tp.importance.GroupMagnitudeImportance(p=2)} | options
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -138,7 +140,8 @@ def roots_of(bench: Bench) -> list[tuple[str, int]]:
         ignored_layers=cutter.ignored_layers, root_module_types=cutter.root_module_types
     )
     found = [group[0].dep.target.module for group in groups]
-    return [(names[layer], cutter.DG.get_out_channels(layer)) for layer in found]
+    parts = cutter.out_channel_groups  # attention heads are cut by the same number each
+    return [(names[m], cutter.DG.get_out_channels(m) // parts.get(m, 1)) for m in found]
 
 
 def with_ratios(
