@@ -19,19 +19,22 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import front_fastnas
 import front_grids
 import front_peers
 import front_search
 import torch
-from front_bench import TUNING_SEED, Bench, Record, Work, finished
+from front_bench import TUNING_SEED, Bench, Work
+from front_record import Record
 from front_tasks import TASKS
 
 from autoprune.pruning.files import write_json
+from autoprune.results.provenance import git_commit
 
 WORK = Path(".benchmarks/front")
 METHODS: dict[str, Callable[[Bench, Record], None]] = {
@@ -87,8 +90,27 @@ def compute(cell: Cell, work: Work) -> None:
         record = Record()
         METHODS[cell.method](bench, record)
         total = record.spent()
-        record.read_test(bench)
+        record.read_test(bench.task)
         write_json(cell.file(work), finished(record, bench, cell.method, total=total))
+
+
+def finished(
+    record: Record, bench: Bench, method: str, *, total: dict[str, float]
+) -> dict[str, Any]:
+    """Return a cell as it is kept."""
+    return {
+        "task": bench.spec.name,
+        "method": method,
+        "seed": bench.seed,
+        "budget": bench.epochs,
+        "commit": git_commit(),
+        "dense": bench.about_dense,
+        "recipe": bench.recipe,
+        "dense_recipe": asdict(bench.spec.dense),
+        "total": total,
+        "notes": record.notes,
+        "models": record.models,
+    }
 
 
 def compute_alone(cell: Cell, work: Work) -> None:

@@ -6,18 +6,17 @@ All that is cached lies in a work folder: ``dense/`` the dense models, ``recipes
 
 from __future__ import annotations
 
-import copy
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from front_record import size_of
 from front_tasks import FrontTask
 from torch import nn
 
@@ -242,78 +241,3 @@ class Bench:
         small = self.pruned(self.whole(), self.widths(TUNED_AT, Shape()), criterion)
         epochs = self.epochs // chain_length(self.epochs)
         return self.tune(small.model, FineTune(epochs=epochs, **tuned), number=number)
-
-
-def size_of(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-class Record:
-    """What a method has finished: models in order, with all that was spent until each.
-
-    Weights are kept of models that were on the validation front when they were finished: of no
-    others is the test score ever read.
-    """
-
-    def __init__(self) -> None:
-        self.models: list[dict[str, Any]] = []
-        self.notes: list[str] = []
-        self._weights: dict[int, nn.Module] = {}
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
-
-    def add(
-        self,
-        model: nn.Module,
-        valid: float,
-        *,
-        epochs: float,
-        spent: Mapping[str, float] | None = None,
-    ) -> None:
-        """Record a finished model; `epochs` are those since the last one."""
-        before = self.models[-1]["epochs"] if self.models else 0
-        params = size_of(model)
-        beaten = any(m["params"] <= params and m["valid"] >= valid for m in self.models)
-        if not beaten:
-            self._weights[len(self.models)] = copy.deepcopy(model)
-        spent = spent or self.spent()
-        self.models.append({"params": params, "valid": valid, "epochs": before + epochs, **spent})
-
-    def spent(self) -> dict[str, float]:
-        """Return seconds since the start: this process's CPU time, and what a clock says."""
-        return {
-            "cpu": round(time.process_time() - self._cpu, 3),
-            "wall": round(time.perf_counter() - self._wall, 3),
-        }
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Charge nothing of what is done meanwhile."""
-        cpu, wall = time.process_time(), time.perf_counter()
-        try:
-            yield
-        finally:
-            self._cpu += time.process_time() - cpu
-            self._wall += time.perf_counter() - wall
-
-    def read_test(self, bench: Bench) -> None:
-        """Score on test what was on the front; the method has ended by now."""
-        for number, model in self._weights.items():
-            self.models[number]["test"] = bench.task.evaluate(model, "test")
-
-
-def finished(
-    record: Record, bench: Bench, method: str, *, total: dict[str, float]
-) -> dict[str, Any]:
-    """Return a cell as it is kept."""
-    return {
-        "task": bench.spec.name,
-        "method": method,
-        "seed": bench.seed,
-        "budget": bench.epochs,
-        "dense": bench.about_dense,
-        "recipe": bench.recipe,
-        "dense_recipe": asdict(bench.spec.dense),
-        "total": total,
-        "notes": record.notes,
-        "models": record.models,
-    }

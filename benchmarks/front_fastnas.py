@@ -15,8 +15,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from front_bench import Bench, Record, sizes, spread
+from front_bench import Bench, sizes, spread
 from front_grids import GRID_SIZES
+from front_record import Record
 from torch import nn
 
 NEEDED = ("modelopt", "huggingface_hub", "torchprofile")

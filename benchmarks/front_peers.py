@@ -15,8 +15,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import optuna
-from front_bench import SMALLEST, Bench, Record, chain_length, size_of, sizes, spread
+from front_bench import SMALLEST, Bench, chain_length, sizes, spread
 from front_grids import GRID_SIZES
+from front_record import Record, size_of
 from torch import nn
 
 tp: Any = import_module("torch_pruning") if find_spec("torch_pruning") else None
@@ -106,7 +107,7 @@ def iterative(bench: Bench, record: Record) -> None:
     The schedule of ratios is such that sizes are geometric, down to the smallest it can make.
     """
     steps = chain_length(bench.epochs)
-    made = [(ratio, size_of(model)) for ratio, model in narrowing(bench)]
+    made = [(ratio(model)) for ratio, model in narrowing(bench)]
     least = made[-1][1] / bench.dense_params
     ratios = [0.0]
     for share in sizes(steps, least=least):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from front_bench import Bench, Record, chain_length
+from front_bench import Bench, chain_length
+from front_record import Record
 from torch import nn
 
 import autoprune
@@ -17,7 +19,7 @@ from autoprune.pruning.cut import load_state
 from autoprune.pruning.weights import load_tensors
 from autoprune.results.store import Store
 from autoprune.searching.optuna_study import open_journal, open_study
-from autoprune.searching.sampler import VALID
+from autoprune.searching.sampler import PARAMS, VALID
 
 SPACE = Space(
     criteria=("l2", "taylor"),
@@ -43,7 +45,7 @@ EVEN = ("random-lineage", "tpe-lineage")
 """Searches whose sampler knows nothing of epochs: each trial has as many as a chain's model."""
 
 
-class Searched(Exception):
+class SearchIsOver(Exception):  # noqa: N818  # nothing went wrong
     """The search is over; exporting its front would add nothing to it."""
 
 
@@ -54,7 +56,7 @@ class Watcher:
     """
 
     def __init__(self, bench: Bench, record: Record, store: Store) -> None:
-        self.ended: list[tuple[str, nn.Module | None, dict[str, float]]] = []
+        self.ended: list[tuple[EndedTrial, nn.Module | None, dict[str, float]]] = []
         self._bench = bench
         self._record = record
         self._store = store
@@ -63,11 +65,11 @@ class Watcher:
     def update(self, status: Status) -> None:
         if status.stage == "export" and not self._over:
             self._over = True
-            raise Searched
+            raise SearchIsOver
         if status.ended is not None:
             with self._record.paused():
                 spent = self._record.spent()
-                self.ended.append((status.ended.name, self._model(status.ended), spent))
+                self.ended.append((status.ended, self._model(status.ended), spent))
 
     def note(self, message: str) -> None:
         print(message)
@@ -106,7 +108,7 @@ def search(bench: Bench, record: Record, method: str) -> None:
     settings = {name: value for name, value in VARIANTS[method].items() if name != "space"}
     study = study_of(bench, method)
     watcher = Watcher(bench, record, Store(out))
-    try:
+    with suppress(SearchIsOver):
         autoprune.search(
             study,
             out=out,
@@ -117,8 +119,6 @@ def search(bench: Bench, record: Record, method: str) -> None:
             budget_epochs=bench.epochs,
             **settings,
         )
-    except Searched:
-        pass
     with record.paused():
         take_up(record, watcher, trials_of(study, out))
 
@@ -134,11 +134,11 @@ def trials_of(study: PruningStudy, out: Path) -> dict[str, dict[str, Any]]:
 def take_up(record: Record, watcher: Watcher, trials: dict[str, dict[str, Any]]) -> None:
     """Record what was finished, with the epochs of all trials before it."""
     epochs = 0.0
-    for name, model, spent in watcher.ended:
-        attributes = trials[name]
-        epochs += attributes.get("epochs", 0)
-        if model is not None:
-            record.add(model, attributes[VALID], epochs=epochs, spent=spent)
+    for ended, model, spent in watcher.ended:
+        known = trials[ended.name]
+        epochs += known.get("epochs", 0)
+        if ended.state == "complete":
+            record.add(model, known[VALID], epochs=epochs, params=known[PARAMS], spent=spent)
             epochs = 0.0
     counts = {"trials": len(watcher.ended), "models": len(record.models)}
     record.notes.append(", ".join(f"{count} {name}" for name, count in counts.items()))
