@@ -26,12 +26,6 @@ CALIBRATION_BATCHES = 4
 """Of 128 images, as for every cut here, instead of its usual 50."""
 
 
-def missing() -> str | None:
-    """Return why it cannot be run, if it cannot."""
-    lacking = [name for name in NEEDED if find_spec(name) is None]
-    return f"{', '.join(lacking)} not installed" if lacking else None
-
-
 def modelopt(module: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -85,7 +79,10 @@ class FastNas:
 
 def run(bench: Bench, record: Record) -> None:
     """12 sizes, those that it can make, each fine-tuned by itself."""
-    refused: list[str] = []
+    lacking = [name for name in NEEDED if find_spec(name) is None]
+    if lacking:
+        raise SystemExit(f"FastNAS is left out: {', '.join(lacking)} not installed")
+    refused: dict[str, list[str]] = {}
     found: list[nn.Module] = []
     with tempfile.TemporaryDirectory() as folder:
         searcher = FastNas(bench, f"{folder}/table.pth")
@@ -93,9 +90,9 @@ def run(bench: Bench, record: Record) -> None:
             try:
                 found.append(searcher.pruned(share))
             except Exception as error:  # whatever it says: the size is named as refused
-                refused.append(f"1/{1 / share:.0f} ({str(error).splitlines()[0][:60]})")
-    if refused:
-        record.notes.append(f"FastNAS refused {', '.join(refused)}")
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                refused.setdefault(reason, []).append(f"1/{1 / share:.0f}")
+    record.notes += [f"refused {', '.join(named)}: {why}" for why, named in refused.items()]
     for number, (small, epochs) in enumerate(
         zip(found, spread(bench.epochs, len(found)), strict=True)
     ):
