@@ -5,8 +5,8 @@
 
 Every (task, method, seed) is a cell, run in a process of its own on one thread. A finished cell is
 a JSON file in the work folder and is not run again, so that a run may be interrupted and gone on
-with. `--write` runs nothing: it puts the tables and the figure of what is there into
-benchmarks/RESULTS.md. `--quick` shows the shape in some minutes.
+with. `--write` runs nothing: it puts the tables of what is there into benchmarks/RESULTS.md and
+draws benchmarks/front.svg. `--quick` shows the shape in three minutes, on digits.
 """
 
 from __future__ import annotations
@@ -19,19 +19,31 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import front_fastnas
 import front_grids
 import front_peers
+import front_search
 import torch
-from front_bench import TUNING_SEED, Bench, Record, Work, finished
+from front_bench import TUNING_SEED, Bench, Work
+from front_figure import draw
+from front_record import Record
+from front_report import load, refresh, section
 from front_tasks import TASKS
 
 from autoprune.pruning.files import write_json
+from autoprune.results.provenance import git_commit
 
-WORK = Path(".benchmarks/front")
+HERE = Path(__file__).parent
+RESULTS, FIGURE = HERE / "RESULTS.md", HERE / "front.svg"
+WORK, QUICK_WORK = Path(".benchmarks/front"), Path(".benchmarks/front-quick")
+QUICK, QUICK_EPOCHS = ("autoprune", "chain", "tp-uniform", "optuna-tpe"), 60
 METHODS: dict[str, Callable[[Bench, Record], None]] = {
+    **{name: partial(front_search.search, method=name) for name in front_search.VARIANTS},
     "chain": front_grids.full_chain,
     "chain-half": front_grids.half_chain,
     "eta-half": front_grids.eta_half,
@@ -43,6 +55,7 @@ METHODS: dict[str, Callable[[Bench, Record], None]] = {
     "optuna-tpe": front_peers.optuna_tpe,
     "optuna-nsga2": front_peers.optuna_nsga2,
     "optuna-plain": front_peers.optuna_plain,
+    "fastnas": front_fastnas.run,
 }
 DENSE, RECIPE = "dense", "recipe"
 
@@ -82,8 +95,27 @@ def compute(cell: Cell, work: Work) -> None:
         record = Record()
         METHODS[cell.method](bench, record)
         total = record.spent()
-        record.read_test(bench)
+        record.read_test(bench.task)
         write_json(cell.file(work), finished(record, bench, cell.method, total=total))
+
+
+def finished(
+    record: Record, bench: Bench, method: str, *, total: dict[str, float]
+) -> dict[str, Any]:
+    """Return a cell as it is kept."""
+    return {
+        "task": bench.spec.name,
+        "method": method,
+        "seed": bench.seed,
+        "budget": bench.epochs,
+        "commit": git_commit(),
+        "dense": bench.about_dense,
+        "recipe": bench.recipe,
+        "dense_recipe": asdict(bench.spec.dense),
+        "total": total,
+        "notes": record.notes,
+        "models": record.models,
+    }
 
 
 def compute_alone(cell: Cell, work: Work) -> None:
@@ -172,15 +204,20 @@ def seeds_of(text: str) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", default="resnet", help=f"of {','.join(TASKS)}")
+    parser.add_argument("--tasks", default=",".join(TASKS), help=f"of {','.join(TASKS)}")
     parser.add_argument("--methods", default=",".join(METHODS), help="all by default")
     parser.add_argument("--seeds", default="0-4", help="such as 0-4 or 0,2")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--work", type=Path, default=WORK, help="where cells are kept")
     parser.add_argument("--epochs", type=int, help="for each method, instead of the task's own")
     parser.add_argument("--images", type=int, help="training images, instead of the task's own")
+    parser.add_argument("--write", action="store_true", help="refresh RESULTS.md and front.svg")
+    parser.add_argument("--quick", action="store_true", help="digits, one seed, few epochs")
     parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.quick:
+        options.work, options.epochs = QUICK_WORK, QUICK_EPOCHS
+        options.tasks, options.methods, options.seeds = "digits", ",".join(QUICK), "0"
     work = Work(root=options.work.resolve(), epochs=options.epochs, images=options.images)
     if options.cell:
         task, method, seed = options.cell
@@ -190,10 +227,19 @@ def main() -> None:
         raise SystemExit("--epochs and --images need a --work of their own")
     tasks = chosen(options.tasks, list(TASKS))
     methods = chosen(options.methods, list(METHODS))
-    for stage in stages(tasks, methods, seeds_of(options.seeds)):
-        faults = run_all(stage, work, jobs=options.jobs)
-        if faults:
-            raise SystemExit("\n".join(faults))
+    seeds = seeds_of(options.seeds)
+    if not options.write:
+        for stage in stages(tasks, methods, seeds):
+            faults = run_all(stage, work, jobs=options.jobs)
+            if faults:
+                print("\n".join(faults), file=sys.stderr)
+                break
+    titles = {name: TASKS[name].title for name in tasks}
+    results = load(work.root / "cells", titles, methods)
+    print(section(results, tasks=tasks, methods=methods, seeds=seeds))
+    if options.write:
+        refresh(RESULTS, section(results, tasks=tasks, methods=methods, seeds=seeds))
+        draw(results, FIGURE)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,17 @@ All that is cached lies in a work folder: ``dense/`` the dense models, ``recipes
 
 from __future__ import annotations
 
-import copy
 import itertools
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from front_record import size_of
 from front_tasks import FrontTask
 from torch import nn
 
@@ -174,7 +174,9 @@ class Bench:
     def pruned(self, parent: Pruned, widths: Mapping[str, int], criterion: str) -> Pruned:
         """Cut `parent` to `widths` by a criterion on its own weights."""
         grouping = restrict(self.grouping, parent.kept)
-        batches = self._batches(256, 64) if get_criterion(criterion).needs_data else ()
+        batches = (
+            self.batches(samples=256, batch_size=64) if get_criterion(criterion).needs_data else ()
+        )
         evidence = collect(
             parent.model,
             grouping,
@@ -185,11 +187,11 @@ class Bench:
         scores = score_groups(criterion, evidence, grouping)
         chosen = {name: top_channels(scores[name], widths[name]) for name in grouping.channels}
         model = cut(parent.model, grouping, chosen)
-        recalibrate(model, self._batches(512, 128))
+        recalibrate(model, self.batches(samples=512, batch_size=128))
         kept = {n: tuple(parent.kept[n][i] for i in indices) for n, indices in chosen.items()}
         return Pruned(model=model, kept=kept)
 
-    def _batches(self, samples: int, batch_size: int) -> Iterable[Batch]:
+    def batches(self, *, samples: int, batch_size: int) -> Iterable[Batch]:
         batches = self.task.batches("train", batch_size=batch_size, seed=self.seed)
         return itertools.islice(batches, samples // batch_size)
 
@@ -239,62 +241,3 @@ class Bench:
         small = self.pruned(self.whole(), self.widths(TUNED_AT, Shape()), criterion)
         epochs = self.epochs // chain_length(self.epochs)
         return self.tune(small.model, FineTune(epochs=epochs, **tuned), number=number)
-
-
-def size_of(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-class Record:
-    """What a method has finished: models in order, with all that was spent until each.
-
-    Weights are kept of models that were on the validation front when they were finished: of no
-    others is the test score ever read.
-    """
-
-    def __init__(self) -> None:
-        self.models: list[dict[str, Any]] = []
-        self.notes: list[str] = []
-        self._weights: dict[int, nn.Module] = {}
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
-
-    def add(self, model: nn.Module, valid: float, *, epochs: float) -> None:
-        """Record a finished model; `epochs` are those since the last one."""
-        before = self.models[-1]["epochs"] if self.models else 0
-        params = size_of(model)
-        beaten = any(m["params"] <= params and m["valid"] >= valid for m in self.models)
-        if not beaten:
-            self._weights[len(self.models)] = copy.deepcopy(model)
-        self.models.append(
-            {"params": params, "valid": valid, "epochs": before + epochs, **self.spent()}
-        )
-
-    def spent(self) -> dict[str, float]:
-        """Return seconds since the start: this process's CPU time, and what a clock says."""
-        return {
-            "cpu": round(time.process_time() - self._cpu, 3),
-            "wall": round(time.perf_counter() - self._wall, 3),
-        }
-
-    def read_test(self, bench: Bench) -> None:
-        """Score on test what was on the front; the method has ended by now."""
-        for number, model in self._weights.items():
-            self.models[number]["test"] = bench.task.evaluate(model, "test")
-
-
-def finished(
-    record: Record, bench: Bench, method: str, *, total: dict[str, float]
-) -> dict[str, Any]:
-    """Return a cell as it is kept."""
-    return {
-        "task": bench.spec.name,
-        "method": method,
-        "seed": bench.seed,
-        "budget": bench.epochs,
-        "dense": bench.about_dense,
-        "recipe": bench.recipe,
-        "dense_recipe": asdict(bench.spec.dense),
-        "total": total,
-        "notes": record.notes,
-        "models": record.models,
-    }

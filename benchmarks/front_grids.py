@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from front_bench import Bench, Record, chain_length, sizes, spread
+from front_bench import Bench, chain_length, sizes, spread
+from front_record import Record
 
 from autoprune.searching.allocation import Shape
 

@@ -15,8 +15,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import optuna
-from front_bench import SMALLEST, Bench, Record, chain_length, size_of, sizes, spread
+from front_bench import SMALLEST, Bench, chain_length, sizes, spread
 from front_grids import GRID_SIZES
+from front_record import Record, size_of
 from torch import nn
 
 tp: Any = import_module("torch_pruning") if find_spec("torch_pruning") else None
@@ -37,6 +38,8 @@ def pruner(model: nn.Module, bench: Bench, **options: Any) -> Any:
         if hasattr(module, "heads")
         for layer in (module.query, module.key, module.value)
     }
+    # Its own defaults are shared between calls and grow.
+    options |= {"in_channel_groups": {}, "out_channel_groups": {}}
     options = {"importance": tp.importance.GroupMagnitudeImportance(p=2)} | options
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -104,7 +107,7 @@ def iterative(bench: Bench, record: Record) -> None:
     The schedule of ratios is such that sizes are geometric, down to the smallest it can make.
     """
     steps = chain_length(bench.epochs)
-    made = [(ratio, size_of(model)) for ratio, model in narrowing(bench)]
+    made = [(ratio(model)) for ratio, model in narrowing(bench)]
     least = made[-1][1] / bench.dense_params
     ratios = [0.0]
     for share in sizes(steps, least=least):
@@ -138,7 +141,8 @@ def roots_of(bench: Bench) -> list[tuple[str, int]]:
         ignored_layers=cutter.ignored_layers, root_module_types=cutter.root_module_types
     )
     found = [group[0].dep.target.module for group in groups]
-    return [(names[layer], cutter.DG.get_out_channels(layer)) for layer in found]
+    parts = cutter.out_channel_groups  # attention heads are cut by the same number each
+    return [(names[m], cutter.DG.get_out_channels(m) // parts.get(m, 1)) for m in found]
 
 
 def with_ratios(
