@@ -19,6 +19,7 @@ from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json, write_json, write_whole
 from autoprune.pruning.groups import Grouping
+from autoprune.results.diagnosis import weak_ground
 from autoprune.results.provenance import git_commit, versions
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
@@ -43,6 +44,7 @@ from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
 from autoprune.training.device import worker_environments
+from autoprune.training.yardstick import Yardstick
 
 
 class SearchRun:
@@ -265,10 +267,25 @@ class SearchRun:
                 ) from error
             write_json(self.store.dense_file, found)
         value = read_json(self.store.dense_file)
+        for problem in self._weak_ground(value):
+            self.reporter.note(problem)
         return Dense(
             score=Score(**{f: value[f] for f in Score.__dataclass_fields__ if f in value}),
             sensitivity=value["sensitivity"],
             lamp=value.get("lamp", {}),
+        )
+
+    def _weak_ground(self, dense: Mapping[str, Any]) -> list[str]:
+        """Say what of the dense model and the data will not bear much."""
+        if "yardstick" not in dense:
+            return []  # of an earlier version's search
+        return weak_ground(
+            metric=self.study.task.metric,
+            higher_is_better=self.study.task.higher_is_better,
+            valid=dense["valid"],
+            yardstick=Yardstick(**dense["yardstick"]),
+            calibration_samples=dense["calibration_samples"],
+            calibration_asked=dense["calibration_asked"],
         )
 
     def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:
