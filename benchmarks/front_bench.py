@@ -41,11 +41,11 @@ LARGEST, SMALLEST = 0.7, 1 / 316
 """Ends of the range of sizes, as shares of the dense parameters."""
 TUNED_AT, REPEATS = 1 / 16, 3
 GRID: dict[str, tuple[Any, ...]] = {
-    "lr": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2),
+    "lr": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2),
     "criterion": ("l2", "taylor"),
-    "distill_weight": (0.5, 1.0),
+    "distill_weight": (0.2, 0.5, 1.0),
     "batch_size": (32, 64),
-    "temperature": (2.0, 4.0),
+    "temperature": (1.0, 2.0, 4.0),
 }
 """What is tuned, one after the other, each from what the others are best at so far."""
 START = {"lr": 5e-3, "criterion": "l2", "distill_weight": 0.5, "batch_size": 64, "temperature": 4.0}
