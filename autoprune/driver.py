@@ -27,6 +27,7 @@ from autoprune.searching.candidate import DENSE, FINAL, Candidate, Score, trial_
 from autoprune.searching.lineage import choose_parent
 from autoprune.searching.objectives import DEFAULT_COSTS, cost_of
 from autoprune.searching.pareto import front_of
+from autoprune.searching.proxies import PREDICTED
 from autoprune.searching.sampler import INTERRUPTED, PARAMS, VALID
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.stopping import StoppingRule
@@ -46,6 +47,8 @@ class Dense:
     sensitivity: Mapping[str, float]
     lamp: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """LAMP scores of its channels, by group."""
+    noise: float = 0.0
+    """Standard error of its score, for another draw of the validation split; 0 if not known."""
 
 
 class Driver:
@@ -179,6 +182,9 @@ class Driver:
     def _ask(self, study: optuna.Study) -> TrialRun:
         left = self._epochs_left()
         trial = study.ask(self._space.distributions)
+        predicted = getattr(study.sampler, "predictions", {}).get(trial.number)
+        if predicted is not None:
+            trial.set_user_attr(PREDICTED, predicted)
         asked = self._space.plan(trial.params)
         plan = shortened(asked, left)
         parent = self._parent(plan)

@@ -189,6 +189,9 @@ class SearchRun:
                 trials=trials,
                 higher_is_better=self.study.task.higher_is_better,
                 costs=self.costs,
+                strategy=self.settings.strategy,
+                dense_score=dense.score.valid,
+                noise=dense.noise,
             ),
         )
 
@@ -273,6 +276,7 @@ class SearchRun:
             score=Score(**{f: value[f] for f in Score.__dataclass_fields__ if f in value}),
             sensitivity=value["sensitivity"],
             lamp=value.get("lamp", {}),
+            noise=value["yardstick"]["standard_error"] or 0.0,
         )
 
     def _weak_ground(self, dense: Mapping[str, Any]) -> list[str]:

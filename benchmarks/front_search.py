@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from front_record import Record
 from torch import nn
 
 import autoprune
-from autoprune import PruningStudy, Space
+from autoprune import FineTune, PruningStudy, Space
 from autoprune.progress import EndedTrial, Status
 from autoprune.pruning.cut import load_state
 from autoprune.pruning.weights import load_tensors
@@ -21,17 +22,28 @@ from autoprune.results.store import Store
 from autoprune.searching.optuna_study import open_journal, open_study
 from autoprune.searching.sampler import PARAMS, VALID
 
-SPACE = Space(
-    criteria=("l2", "taylor"),
-    epochs=(1, 8),
-    lr=(2e-3, 2e-2),
-    batch_size=(32, 64),
-    weight_decay=1e-3,
-    distill_weight=(0.5, 1.0),
-    temperature=(2.0, 4.0),
-    dropout=None,
-)
-"""What a search may vary, on every task. Nothing of it is tuned beforehand."""
+EPOCHS = (1, 8)
+"""Fewest and most epochs of a trial, on every task."""
+
+
+def space_of(recipe: Mapping[str, Any]) -> Space:
+    """Return what a search may vary: it begins at the recipe that the baselines have, too.
+
+    That recipe was tuned at one size; it is in the middle of each range.
+    """
+    weight, other = recipe["distill_weight"], {"l2": "taylor", "taylor": "l2"}
+    return Space(
+        criteria=(recipe["criterion"], other[recipe["criterion"]]),
+        epochs=EPOCHS,
+        lr=(recipe["lr"] / 2, recipe["lr"] * 2),
+        batch_size=recipe["batch_size"],
+        weight_decay=FineTune(epochs=1, lr=1.0).weight_decay,
+        distill_weight=(0.0, min(2 * weight, 1.0)),
+        temperature=(recipe["temperature"] / 2, recipe["temperature"] * 2),
+        dropout=None,
+        depth=True,
+    )
+
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "autoprune": {},
@@ -40,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-inherit": {"inherit": False},
     "no-stopping": {"early_stop": False},
 }
-"""Settings of each search, over the usual ones; ``space`` holds changes to `SPACE`."""
+"""Settings of each search, over the usual ones; ``space`` holds changes to `space_of`."""
 EVEN = ("random-lineage", "tpe-lineage")
 """Searches whose sampler knows nothing of epochs: each trial has as many as a chain's model."""
 
@@ -95,7 +107,7 @@ def study_of(bench: Bench, method: str) -> PruningStudy:
         example=bench.spec.example,
         task=bench.task,
         checkpoint=bench.dense_file,
-        space=replace(SPACE, **changes),
+        space=replace(space_of(bench.recipe), **changes),
         final_epochs=0,
         device="cpu",
     )

@@ -24,6 +24,7 @@ from autoprune.searching.sampler import (
     make_sampler,
 )
 from autoprune.searching.space import SearchSpace
+from autoprune.searching.strategy import Strategy
 
 CHANNELS = grouped("residual").channels
 COST = CostModel(grouped("residual"))
@@ -130,10 +131,12 @@ def test_unknown_samplers_are_refused() -> None:
 # --- ours ---------------------------------------------------------------------------------------
 
 CHAIN = 14  # 0.7 of a budget of 20
+PLAIN = Strategy(scouts=0, chain_share=0.7, epochs_by_size=False)
+BLIND = Strategy(scouts=0, chain_share=0.7, epochs_by_size=False, foresight=False)
 
 
 def test_the_chain_descends_and_nests() -> None:
-    chain = proposals(run("pruning", trials=CHAIN, budget=20))
+    chain = proposals(run("pruning", trials=CHAIN, budget=20, strategy=PLAIN))
     distinct = [w for i, w in enumerate(chain) if w not in chain[:i]]
     assert len(distinct) >= 10
     sizes = [COST.params(w) for w in distinct]
@@ -142,7 +145,7 @@ def test_the_chain_descends_and_nests() -> None:
 
 
 def test_the_chain_spans_the_sizes() -> None:
-    chain = proposals(run("pruning", trials=CHAIN, budget=20))
+    chain = proposals(run("pruning", trials=CHAIN, budget=20, strategy=PLAIN))
     dense = COST.params(CHANNELS)
     assert 0.5 * dense < COST.params(chain[0]) <= 0.7 * dense
     assert min(COST.params(w) for w in chain) == COST.params(SPACE.minimum_widths())
@@ -165,6 +168,7 @@ def test_no_proposal_breaks_a_rule_for_widths(rule: dict[str, Any]) -> None:
 
 
 def after_the_chain(**changes: Any) -> tuple[optuna.Study, list[optuna.trial.FrozenTrial]]:
+    changes = {"strategy": PLAIN} | changes
     study = run("pruning", trials=30, budget=20, **changes)
     return study, study.trials[CHAIN:]
 
@@ -186,6 +190,7 @@ def test_later_proposals_can_be_cut_from_the_front(higher: bool) -> None:
 def test_each_cost_has_its_turn_at_the_front() -> None:
     study, later = after_the_chain(costs=("params", "macs"))
     _, alone = after_the_chain()
+    assert {t.number % 2 for t in later} == {0, 1}
     for trial in later:
         cost = ("params", "macs")[trial.number % 2]
         front = pareto(
@@ -198,8 +203,9 @@ def test_each_cost_has_its_turn_at_the_front() -> None:
     assert [t.params for t in later] != [t.params for t in alone]
 
 
-def test_later_proposals_are_new_sizes_and_members_again() -> None:
-    study, later = after_the_chain()
+@pytest.mark.parametrize("strategy", [PLAIN, BLIND])
+def test_later_proposals_are_new_sizes_and_members_again(strategy: Strategy) -> None:
+    study, later = after_the_chain(strategy=strategy)
     new = [SPACE.widths(t.params) not in proposals(study)[: t.number] for t in later]
     assert any(new)
     assert not all(new)
@@ -250,8 +256,10 @@ def test_some_later_sizes_are_spread_by_lamp_scores(monkeypatch: pytest.MonkeyPa
             by_lamp.append(super().lamp_widths(params, **bounds))
             return by_lamp[-1]
 
-    study = run("pruning", trials=40, budget=20, allocator=Spy(COST, lamp=scores))
+    study = run("pruning", trials=40, budget=20, allocator=Spy(COST, lamp=scores), strategy=BLIND)
     assert 1 <= len(by_lamp) < 26 / 2
     later = proposals(study)[CHAIN:]
     assert all(w in later for w in by_lamp)
-    assert proposals(study)[:CHAIN] == proposals(run("pruning", trials=CHAIN, budget=20))
+    assert proposals(study)[:CHAIN] == proposals(
+        run("pruning", trials=CHAIN, budget=20, strategy=PLAIN)
+    )
