@@ -47,6 +47,8 @@ class Candidate:
     """Epochs of fine-tuning along the whole lineage, its own included."""
     curve: tuple[float, ...] = ()
     """Validation score after the cut (epoch 0) and after each epoch."""
+    seed: int | None = None
+    """What its training was seeded with."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"plan": self.plan.to_json()}
@@ -61,6 +63,7 @@ class Candidate:
             parent=value["parent"],
             epochs=value["epochs"],
             curve=tuple(value["curve"]),
+            seed=value.get("seed"),
         )
 
 

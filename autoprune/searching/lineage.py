@@ -8,7 +8,7 @@ beats; the dense model, which always has, is the first parent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from autoprune.searching.candidate import Candidate
 from autoprune.searching.pareto import front_of
@@ -30,3 +30,29 @@ def choose_parent(
 def covers(parent: Mapping[str, int], child: Mapping[str, int]) -> bool:
     """Return whether `parent` has at least `child`'s width in every group."""
     return all(parent[name] >= width for name, width in child.items())
+
+
+def lineage_of(name: str, candidates: Mapping[str, Candidate]) -> list[str]:
+    """Return `name` and its ancestors, nearest first; the dense model is the last.
+
+    >>> lineage_of("dense", {})
+    ['dense']
+    """
+    chain = [name]
+    while chain[-1] in candidates:
+        chain.append(candidates[chain[-1]].parent)
+    return chain
+
+
+def needed_weights(
+    candidates: Iterable[Candidate], *, higher_is_better: bool, costs: Sequence[str]
+) -> set[str]:
+    """Return the names of the candidates that may become parents or be exported.
+
+    These are on the front of score and parameters, or on that over all costs. Who has left both
+    comes back to neither: better ones stay.
+    """
+    everyone = list(candidates)
+    parents = front_of(everyone, higher_is_better=higher_is_better)
+    exported = front_of(everyone, higher_is_better=higher_is_better, costs=costs)
+    return {candidate.name for candidate in (*parents, *exported)}
