@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from autoprune.pruning.layers import group_rule as group_rule
     from autoprune.pruning.plan import FineTune as FineTune
     from autoprune.pruning.plan import Plan as Plan
+    from autoprune.replaying import replay as replay
     from autoprune.results.load import load as load
     from autoprune.results.result import SearchResult as SearchResult
     from autoprune.results.result import open_result as open_result
@@ -53,6 +54,7 @@ _HOMES = {
     "load": "autoprune.results.load",
     "load_study": "autoprune.study",
     "open_result": "autoprune.results.result",
+    "replay": "autoprune.replaying",
     "search": "autoprune.run",
     "sparsifier": "autoprune.training.sparsify",
 }

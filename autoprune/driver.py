@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoprune import jobs
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, first_line
 from autoprune.progress import EndedTrial, FrontPoint, Reporter, Stage, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import Plan
@@ -24,17 +24,21 @@ from autoprune.results.store import Store
 from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
 from autoprune.searching.candidate import DENSE, FINAL, Candidate, Score, trial_name
-from autoprune.searching.lineage import choose_parent
+from autoprune.searching.lineage import choose_parent, lineage_of, needed_weights
 from autoprune.searching.objectives import DEFAULT_COSTS, cost_of
 from autoprune.searching.pareto import front_of
 from autoprune.searching.proxies import PREDICTED
 from autoprune.searching.sampler import INTERRUPTED, PARAMS, VALID
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.stopping import StoppingRule
-from autoprune.trialrun import TrialRun, shortened
+from autoprune.trialrun import ATTEMPT, PARENT, RETRY_OF, TrialRun, shortened
 
 FAILURES_IN_A_ROW = 5
 """After so many, something is wrong with more than one plan."""
+RETRIES = 2
+"""How often a trial is tried again whose worker died."""
+FINAL_SEED = 500_000
+"""What the final stage adds to a trial's seed."""
 Values = Callable[[Score], float | list[float]]
 """Turns a score into what Optuna is told."""
 
@@ -72,7 +76,7 @@ class Driver:
     Attributes
     ----------
     candidates
-        What has been finished, by name.
+        What has been finished, by name. The weights of some have been dropped.
     """
 
     def __init__(
@@ -119,22 +123,29 @@ class Driver:
         self._tags = dict(tags or {})
         self._rule = StoppingRule(higher_is_better=higher_is_better)
         self._running: dict[str, TrialRun] = {}
+        self._dropped: set[str] = set()
+        """Candidates without weights: history, but nobody's parents."""
         self._failures = 0
 
     # --- the search -------------------------------------------------------------------------
 
     def resume(self, study: optuna.Study, *, spent: int = 0) -> None:
-        """Take up what an earlier run finished; what it left running has failed.
+        """Take up what an earlier run finished; what it left running is tried again.
 
         `spent` is how many epochs it has trained.
         """
         self._spent = spent
         for frozen in study.get_trials(deepcopy=False):
             name = trial_name(frozen.number)
-            if frozen.state == TrialState.RUNNING:
-                study.tell(frozen.number, state=TrialState.FAIL)
-            elif frozen.state == TrialState.COMPLETE and self._store.has_candidate(name):
+            if frozen.state == TrialState.COMPLETE and self._store.has_candidate(name):
                 self.candidates[name] = self._store.load_candidate(name)
+                if not self._store.has_weights(name):
+                    self._dropped.add(name)
+            elif frozen.state == TrialState.RUNNING:
+                study.tell(frozen.number, state=TrialState.FAIL)
+                self._try_again(study, frozen, counted=True)
+                self._store.drop_weights(name)
+        self._drop_weights(study)
 
     def search(self, study: optuna.Study, *, budget: int | None, deadline: float | None) -> None:
         """Run trials until `budget` have ended as complete or stopped, or epochs or time are over.
@@ -162,8 +173,9 @@ class Driver:
             if not self._running:
                 return
             ended = self._handle(study, self._executor.next_event())
-            if ended is not None and ended.state != "failed":
-                done += 1
+            if ended is not None:
+                done += ended.state != "failed"
+                self._drop_weights(study)
             self._report_search(stages, done, ended)
 
     def _epochs_left(self) -> float:
@@ -181,13 +193,13 @@ class Driver:
 
     def _ask(self, study: optuna.Study) -> TrialRun:
         left = self._epochs_left()
-        trial = study.ask(self._space.distributions)
+        trial = self._proposed(study)
         predicted = getattr(study.sampler, "predictions", {}).get(trial.number)
         if predicted is not None:
             trial.set_user_attr(PREDICTED, predicted)
         asked = self._space.plan(trial.params)
         plan = shortened(asked, left)
-        parent = self._parent(plan)
+        parent = self._parent(plan, recorded=trial.user_attrs.get(PARENT))
         return TrialRun(
             trial=trial,
             name=trial_name(trial.number),
@@ -196,16 +208,60 @@ class Driver:
             parent_epochs=parent.epochs if parent else 0,
             params=self._cost.params(plan.widths),
             may_stop=self._early_stop,
+            seed=self._seed_of(trial),
             asked_epochs=None if plan == asked else asked.finetune.epochs,
         )
 
-    def _parent(self, plan: Plan) -> Candidate | None:
-        """Return whose weights a plan is cut from; None for the dense model's."""
-        if not self._inherit:
+    def _proposed(self, study: optuna.Study) -> Trial:
+        """Ask the sampler for a trial; raise `AutopruneError` for one outside the space.
+
+        Optuna itself only replaces such values of `sample_relative`, by independent ones.
+        """
+        sampler = type(study.sampler).__name__
+        try:
+            trial = study.ask(self._space.distributions)
+        except Exception as error:
+            raise AutopruneError(
+                f"A sampler must propose a value of the space for each parameter, but {sampler} "
+                f"raised {first_line(error).rstrip('.')}."
+            ) from error
+        outside = self._space.outside(trial.params)
+        if outside is not None:
+            study.tell(trial, state=TrialState.FAIL)
+            raise AutopruneError(
+                f"A sampler must propose a value of the space for each parameter, but {sampler} "
+                f"proposed {outside}."
+            )
+        return trial
+
+    def _parent(self, plan: Plan, *, recorded: str | None) -> Candidate | None:
+        """Return whose weights a plan is cut from; None for the dense model's.
+
+        A trial that is tried again has the parent that was recorded at first.
+        """
+        if not self._inherit or recorded == DENSE:
             return None
-        return choose_parent(
-            self.candidates.values(), plan.widths, higher_is_better=self._higher_is_better
+        there = {c.name: c for c in self._with_weights()}
+        if recorded in there:
+            return there[recorded]
+        front = front_of(there.values(), higher_is_better=self._higher_is_better)
+        return choose_parent(front, plan.widths)
+
+    def _with_weights(self) -> list[Candidate]:
+        return [c for name, c in self.candidates.items() if name not in self._dropped]
+
+    def _drop_weights(self, study: optuna.Study) -> None:
+        """Delete the weights of candidates that are on no front and that nobody waits for."""
+        needed = needed_weights(
+            self._with_weights(), higher_is_better=self._higher_is_better, costs=self._costs
         )
+        needed |= {running.parent for running in self._running.values()}
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        needed |= {trial.user_attrs[PARENT] for trial in waiting if PARENT in trial.user_attrs}
+        for name in self.candidates.keys() - self._dropped - needed:
+            self._store.drop_weights(name + FINAL)
+            self._store.drop_weights(name)
+            self._dropped.add(name)
 
     # --- the final stage --------------------------------------------------------------------
 
@@ -218,7 +274,7 @@ class Driver:
         Returns, by name of the front's candidate, the better of it and its final stage: they are
         of one size, and of equals the longer trained one is taken.
         """
-        front = self._front()
+        front = self.front()
         _clear_queue(study)
         waiting = self._affordable(self._without_final(), epochs)
         for candidate in waiting:
@@ -238,7 +294,11 @@ class Driver:
 
     def _without_final(self) -> list[Candidate]:
         """Return the front's candidates that have not been through the final stage."""
-        return [c for c in self._front() if not self._store.has_candidate(c.name + FINAL)]
+        return [c for c in self.front() if not self._has_final(c)]
+
+    def _has_final(self, candidate: Candidate) -> bool:
+        name = candidate.name + FINAL
+        return self._store.has_candidate(name) and self._store.has_weights(name)
 
     def _affordable(self, waiting: Sequence[Candidate], epochs: int) -> list[Candidate]:
         if self._budget_epochs is None:
@@ -267,16 +327,20 @@ class Driver:
             parent_epochs=candidate.epochs,
             params=candidate.score.params,
             may_stop=False,
+            seed=self._seed_of(trial) + FINAL_SEED,
         )
 
     def _better(self, candidate: Candidate) -> Candidate:
-        name = candidate.name + FINAL
-        if not self._store.has_candidate(name):
-            return candidate  # its final stage failed
-        final = self._store.load_candidate(name)
+        if not self._has_final(candidate):
+            return candidate  # it failed, or the budget was used up
+        final = self._store.load_candidate(candidate.name + FINAL)
         sign = 1.0 if self._higher_is_better else -1.0
         improved = sign * final.score.valid >= sign * candidate.score.valid
         return final if improved else candidate
+
+    def _seed_of(self, trial: Trial) -> int:
+        """Return what a trial's training is seeded with: the same when it is tried again."""
+        return self._seed * 1_000_003 + int(trial.user_attrs.get(RETRY_OF, trial.number))
 
     # --- one trial --------------------------------------------------------------------------
 
@@ -289,16 +353,19 @@ class Driver:
             "memory": self._cost.memory(widths),
         }
         self._take_known_latency(running)
-        running.trial.set_user_attr("parent", running.parent)
+        self._note(
+            running,
+            **{PARENT: running.parent},
+            lineage=lineage_of(running.parent, self.candidates),
+            seed=running.seed,
+        )
         self._executor.submit(
             running.name,
             jobs.evaluate,
             name=running.name,
             plan=replace(running.plan, kept=None).to_json(),
             parent=running.parent,
-            seed=self._seed * 1_000_003
-            + running.trial.number
-            + (500_000 if running.is_final else 0),
+            seed=running.seed,
             latency=None if "latency" in running.costs else self._latency,
         )
 
@@ -321,7 +388,7 @@ class Driver:
         del self._running[event.job]
         self._spent += running.epochs
         if isinstance(event, Failed):
-            return self._fail(study, running, event.cause)
+            return self._fail(study, running, event.cause, again=event.died)
         assert isinstance(event, Done)
         self._failures = 0
         return (
@@ -386,6 +453,7 @@ class Driver:
             + running.plan.finetune.epochs
             + len(running.sparsify_curve),
             curve=tuple(running.curve),
+            seed=running.seed,
         )
         self._store.save_candidate(candidate)
         self._note(
@@ -410,9 +478,14 @@ class Driver:
         self._record(running, "stopped", None)
         return running.ended("stopped")
 
-    def _fail(self, study: optuna.Study, running: TrialRun, cause: str) -> EndedTrial:
+    def _fail(
+        self, study: optuna.Study, running: TrialRun, cause: str, *, again: bool = False
+    ) -> EndedTrial:
         self._note(running, cause=cause, **running.attributes)
         study.tell(running.trial, state=TrialState.FAIL)
+        self._store.drop_weights(running.name)
+        if again and not running.is_final:
+            self._try_again(study, running.trial, counted=True)
         self._record(running, "failed", None, cause=cause)
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
@@ -428,8 +501,24 @@ class Driver:
             self._spent += running.epochs
             self._note(running, cause=INTERRUPTED, **running.attributes)
             study.tell(running.trial, state=TrialState.FAIL)
+            if not running.is_final:
+                self._try_again(study, running.trial, counted=False)
             self._record(running, "failed", None, cause=INTERRUPTED)
         self._running.clear()
+
+    def _try_again(self, study: optuna.Study, trial: Trial | FrozenTrial, *, counted: bool) -> None:
+        """Put a trial that came to nothing into the study's queue: the same parameters and parent.
+
+        What is `counted` may happen `RETRIES` times.
+        """
+        known = trial.user_attrs
+        attempt = known.get(ATTEMPT, 0) + counted
+        if attempt > RETRIES or trial.params.keys() != self._space.distributions.keys():
+            return
+        again = {RETRY_OF: known.get(RETRY_OF, trial.number), ATTEMPT: attempt}
+        if PARENT in known:
+            again[PARENT] = known[PARENT]
+        study.enqueue_trial(trial.params, user_attrs=again)
 
     def _note(self, running: TrialRun, **attributes: Any) -> None:
         for name, value in attributes.items():
@@ -493,16 +582,17 @@ class Driver:
                 running=running,
                 front=[
                     FrontPoint(c.name, c.score.params, c.score.valid, c.score.latency)
-                    for c in self._front()
+                    for c in self.front()
                 ],
                 ended=ended,
                 eta_seconds=eta,
             )
         )
 
-    def _front(self) -> list[Candidate]:
+    def front(self) -> list[Candidate]:
+        """Return the candidates that no other dominates in the objectives."""
         return front_of(
-            self.candidates.values(),
+            self._with_weights(),
             higher_is_better=self._higher_is_better,
             costs=self._costs,
         )

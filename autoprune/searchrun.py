@@ -37,7 +37,7 @@ from autoprune.searching.optuna_study import (
     open_study,
     trained_epochs,
 )
-from autoprune.searching.pareto import front_of, hypervolume
+from autoprune.searching.pareto import hypervolume
 from autoprune.searching.proxies import EPOCH0, PREDICTED, Correlation, correlations, epoch0
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace, choices
@@ -304,12 +304,7 @@ class SearchRun:
             except KeyboardInterrupt:
                 driver.park(study)
                 raise
-        front = front_of(
-            driver.candidates.values(),
-            higher_is_better=self.study.task.higher_is_better,
-            costs=self.costs,
-        )
-        return {c.name: c for c in front}
+        return {c.name: c for c in driver.front()}
 
     def _export(
         self,

@@ -15,6 +15,10 @@ from autoprune.results.records import State, TrialRecord
 from autoprune.searching.candidate import FINAL, Candidate
 from autoprune.searching.space import NO_SPARSIFY
 
+PARENT, RETRY_OF, ATTEMPT = "parent", "retry_of", "attempt"
+"""User attributes of a trial: whose weights it was cut from; if it is tried again, the number of
+the first attempt, and how often its worker has died."""
+
 
 @dataclass(kw_only=True)
 class TrialRun:
@@ -28,6 +32,7 @@ class TrialRun:
     """Epochs along the lineage before it."""
     params: int
     may_stop: bool
+    seed: int
     costs: dict[str, float] = field(default_factory=dict)
     """What it costs, by the objective's name, as far as it is known."""
     latency_spread: float | None = None

@@ -22,8 +22,9 @@ class Store:
     """Names every file of an output folder, and reads and writes the small ones.
 
     ``search.json`` says whose folder it is; ``candidates/<name>/`` holds each finished candidate,
-    ``dense/`` the dense model, ``sparse/<digest>/`` parents trained with a sparsifier,
-    ``front/<name>/`` the exported models, ``front.json`` the result.
+    its weights only while it may become a parent or an export; ``dense/`` the dense model,
+    ``sparse/<digest>/`` parents trained with a sparsifier, ``front/<name>/`` the exported models,
+    ``front.json`` the result.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -127,7 +128,20 @@ class Store:
         return Candidate.from_json(read_json(self.folder(name) / "candidate.json"))
 
     def has_candidate(self, name: str) -> bool:
-        return (self.folder(name) / "candidate.json").exists() and self.weights(name).exists()
+        """Return whether a candidate was finished; its weights may have been dropped since."""
+        return (self.folder(name) / "candidate.json").exists()
+
+    def candidate_names(self) -> list[str]:
+        """Return the names of all finished candidates, final stages included."""
+        return sorted(file.parent.name for file in self._candidates.glob("*/candidate.json"))
+
+    def has_weights(self, name: str) -> bool:
+        return self.weights(name).exists()
+
+    def drop_weights(self, name: str) -> None:
+        """Delete a candidate's tensors; what is known of it stays."""
+        self.scores(name).unlink(missing_ok=True)
+        self.weights(name).unlink(missing_ok=True)  # last: while they are there, it is not done
 
     # --- the dense model --------------------------------------------------------------------
 

@@ -42,6 +42,8 @@ class Failed:
     """The traceback, for the log."""
     fixable: bool = False
     """Whether the cause is one of our own errors, whose message names the fix."""
+    died: bool = False
+    """Whether its worker process ended, which need not be the job's fault."""
 
 
 Event = Progress | Done | Failed

@@ -199,4 +199,5 @@ class LocalExecutor:
             job=job,
             cause=f"Its worker process ended unexpectedly ({how}); see {worker.log}.",
             detail="\n".join(tail),
+            died=True,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,6 +48,20 @@ class Candidate:
     """Epochs of fine-tuning along the whole lineage, its own included."""
     curve: tuple[float, ...] = ()
     """Validation score after the cut (epoch 0) and after each epoch."""
+    seed: int | None = None
+    """What its training was seeded with."""
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return self.plan.widths
+
+    @property
+    def params(self) -> int:
+        return self.score.params
+
+    @property
+    def lineage_epochs(self) -> int:
+        return self.epochs
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"plan": self.plan.to_json()}
@@ -61,6 +76,7 @@ class Candidate:
             parent=value["parent"],
             epochs=value["epochs"],
             curve=tuple(value["curve"]),
+            seed=value.get("seed"),
         )
 
 

@@ -10,7 +10,6 @@ import optuna
 from optuna.trial import TrialState
 
 from autoprune.searching.candidate import trial_name
-from autoprune.searching.lineage import covers
 from autoprune.searching.pareto import pareto
 from autoprune.searching.space import SearchSpace
 
@@ -76,11 +75,6 @@ def front(finished: Iterable[Finished], cost: str = PARAMS) -> list[Finished]:
         score=lambda f: f.score,
         costs=lambda f: [f.costs[cost]],
     )
-
-
-def parent_of(widths: Mapping[str, int], by_size: Sequence[Finished]) -> Finished | None:
-    """Return the first of a front that covers `widths`, as `lineage.choose_parent` would."""
-    return next((f for f in by_size if covers(f.widths, widths)), None)
 
 
 def places_of(study: optuna.Study) -> dict[int, int]:

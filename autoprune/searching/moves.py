@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from autoprune.searching.allocation import Allocator, Shape
-from autoprune.searching.history import PARAMS, Finished, front, parent_of
+from autoprune.searching.history import PARAMS, Finished, front
+from autoprune.searching.lineage import choose_parent
 from autoprune.searching.recipes import Recipes
 from autoprune.searching.space import SearchSpace
 
@@ -85,7 +86,7 @@ class Moves:
         return Proposal(
             widths=widths,
             recipe=self._recipes.with_epochs(recipe, float(rng.random())),
-            parent=parent_of(widths, self._by_size),
+            parent=choose_parent(self._by_size, widths),
         )
 
     def _in_a_gap(self, rng: np.random.Generator) -> tuple[Finished, Mapping[str, int]]:

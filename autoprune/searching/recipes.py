@@ -17,8 +17,9 @@ from optuna.distributions import (
 from autoprune.searching.space import DROP, SPARSITY
 
 LARGE, SMALL = 1 / 8, 1 / 250
-"""Shares of the dense parameters between which distillation fades."""
-EPOCHS, DISTILLATION, CRITERION = "epochs", "distill_weight", "criterion"
+"""Shares of the dense parameters between which what `FADING` names goes to its least."""
+EPOCHS, CRITERION = "epochs", "criterion"
+FADING = ("distill_weight", "dropout")
 
 
 class Recipes:
@@ -29,7 +30,7 @@ class Recipes:
     distributions
         Of a trial's parameters.
     fading
-        Whether the usual distillation weight falls with a model's size.
+        Whether usual distillation and dropout fall with a model's size.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], *, fading: bool) -> None:
@@ -41,13 +42,15 @@ class Recipes:
     def usual(self, share: float) -> dict[str, Any]:
         """Return what a model of a `share` of the dense parameters is usually trained with.
 
-        The middle of what is allowed, epochs included; of criteria the first.
+        The middle of what is allowed, epochs included; of criteria the first. Small models are
+        too weak to copy the dense one and to need noise: distillation and dropout fade.
         """
         found = {name: _middle(name, d) for name, d in self.distributions.items()}
-        distillation = self.distributions.get(DISTILLATION)
-        if self._fading and isinstance(distillation, FloatDistribution):
-            low, middle = distillation.low, found[DISTILLATION]
-            found[DISTILLATION] = low + (middle - low) * _fade(share)
+        for name in FADING if self._fading else ():
+            distribution = self.distributions.get(name)
+            if isinstance(distribution, FloatDistribution):
+                low = distribution.low
+                found[name] = low + (found[name] - low) * _fade(share)
         return found
 
     def near(

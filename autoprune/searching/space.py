@@ -340,6 +340,14 @@ class SearchSpace:
         }
         return {name: _inside(d, known[name]) for name, d in self.distributions.items()}
 
+    def outside(self, params: Mapping[str, Any]) -> str | None:
+        """Say which of a trial's parameters lies outside the space; None if none does."""
+        for name, distribution in self.distributions.items():
+            value = params[name]
+            if not _allows(distribution, value):
+                return f"{name} = {value!r}, which is not in {distribution}"
+        return None
+
     def plan(self, params: Mapping[str, Any]) -> Plan:
         """Return the plan that a trial's parameters describe."""
 
@@ -371,6 +379,13 @@ class SearchSpace:
             reconstruct=bool(value("reconstruct")),
             granularity=self.space.granularity,
         )
+
+
+def _allows(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    return bool(distribution.low <= value <= distribution.high)
 
 
 def _inside(distribution: BaseDistribution, value: Any) -> Any:
