@@ -239,7 +239,8 @@ def main() -> None:
     print(section(results, tasks=tasks, methods=methods, seeds=seeds))
     if options.write:
         refresh(RESULTS, section(results, tasks=tasks, methods=methods, seeds=seeds))
-        draw(results, FIGURE)
+        if results:
+            draw(results, FIGURE)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,9 @@ ABOUT = (
     "training, validation. Differences are paired over seeds, with 95 % intervals (Student's t); "
     "positive ones are in autoprune's favour. `at equal CPU s` compares both when the quicker one "
     "had ended. `it needs` is after how much autoprune's test hypervolume has got to the method's "
-    "final one, to stay there, and what share of the method's own that is. Accuracies are of the model that validation chooses among "
-    "those of at most that size, in percent; differences are points. ![](front.svg)"
+    "final one, to stay there, and what share of the method's own that is. Accuracies "
+    "are of the model that validation chooses among those of at most that size, in percent; "
+    "differences are points. ![](front.svg)"
 )
 Values = dict[int, float]
 """A number for each seed."""

@@ -75,13 +75,14 @@ class Watcher:
         self._over = False
 
     def update(self, status: Status) -> None:
-        if status.stage == "export" and not self._over:
-            self._over = True
-            raise SearchIsOver
         if status.ended is not None:
             with self._record.paused():
                 spent = self._record.spent()
                 self.ended.append((status.ended, self._model(status.ended), spent))
+        used_up = status.unit == "epochs" and status.done >= status.total and not status.running
+        if (used_up or status.stage == "export") and not self._over:
+            self._over = True
+            raise SearchIsOver
 
     def note(self, message: str) -> None:
         print(message)
