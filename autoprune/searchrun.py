@@ -190,7 +190,6 @@ class SearchRun:
                 higher_is_better=self.study.task.higher_is_better,
                 costs=self.costs,
                 strategy=self.settings.strategy,
-                dense_score=dense.score.valid,
                 noise=dense.noise,
             ),
         )

@@ -17,6 +17,9 @@ from autoprune.searching.pareto import front_of
 NEAR = 1.35
 """Candidates of up to so many times the parameters of the smallest one are about as near."""
 
+MUCH_LESS = 2.0
+"""Who was trained for so many times fewer epochs along its lineage is much less trained."""
+
 
 class Ancestor(Protocol):
     """What may become a parent, as far as choosing it goes."""
@@ -39,14 +42,13 @@ def choose_parent(front: Iterable[A], widths: Mapping[str, int]) -> A | None:
 
     The front is that of score and parameters, ascending: candidates off it are beaten by one of at
     most their size, and how fast one runs says nothing of what its weights are worth to a child.
-    A member of these very widths is trained on. Otherwise, of the members that cover the widths
-    and are about as small as the smallest one that does, it is the longest trained.
+    Of the members that cover the widths and are about as small as the smallest one that does, it
+    is the smallest that is not much less trained than another.
     """
     able = [member for member in front if covers(member.widths, widths)]
-    if not able or able[0].widths == widths:
-        return able[0] if able else None
     near = [member for member in able if member.params <= NEAR * able[0].params]
-    return max(near, key=lambda member: member.lineage_epochs)
+    most = max((member.lineage_epochs for member in near), default=0)
+    return next((m for m in near if m.lineage_epochs * MUCH_LESS >= most), None)
 
 
 def covers(parent: Mapping[str, int], child: Mapping[str, int]) -> bool:

@@ -27,8 +27,8 @@ KNOWN_RECIPE_SHARE = 0.5
 """Share of the recipes that are near a neighbour's; the rest are near what is usual."""
 SPREAD, EXPLORE = 0.12, 0.25
 """How far recipes go from a known one; see `Recipes.near`."""
-FREE_SHARE = 0.2
-"""Share of the new models that need not nest in the larger neighbour, but in any candidate."""
+FAR_SHARE = 0.2
+"""Share of the new models that nest in any larger member of the front, not in the neighbour."""
 MUTATION = 0.25
 """Standard deviation of a mutated width's logarithm."""
 
@@ -105,7 +105,9 @@ class Moves:
         smaller, larger = self._front[gap], self._front[gap + 1]
         low, high = sorted(math.log(f.params) for f in (smaller, larger))
         target = int(np.exp(rng.uniform(low, high)))
-        ceiling = dict(self._space.dense_widths if rng.random() < FREE_SHARE else larger.widths)
+        above = self._front[gap + 1 :]
+        from_far = rng.random() < FAR_SHARE
+        ceiling = dict(above[int(rng.integers(len(above)))].widths if from_far else larger.widths)
         left = [block for block in self._space.blocks if ceiling[block]]
         if left and rng.random() < DROP_SHARE:
             ceiling[left[int(rng.integers(len(left)))]] = 0

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from autoprune.errors import unknown
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.descents import Opening
-from autoprune.searching.features import Features
+from autoprune.searching.forecast import Forecast
 from autoprune.searching.history import (
     INTERRUPTED,
     PARAMS,
@@ -31,7 +31,7 @@ from autoprune.searching.objectives import DEFAULT_COSTS
 from autoprune.searching.recipes import EPOCHS, Recipes
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.strategy import Strategy
-from autoprune.searching.surrogate import Staircase, Surrogate, staircase
+from autoprune.searching.surrogate import Staircase, staircase
 
 __all__ = ["INTERRUPTED", "PARAMS", "SAMPLERS", "VALID", "PruningSampler", "SamplerContext"]
 
@@ -62,8 +62,6 @@ class SamplerContext:
     costs: tuple[str, ...] = DEFAULT_COSTS
     """What the score is traded against, by the objectives' names."""
     strategy: Strategy = field(default_factory=Strategy)
-    dense_score: float | None = None
-    """The dense model's score; None if it is not known."""
     noise: float = 0.0
     """Standard error of a score."""
 
@@ -168,7 +166,7 @@ class PruningSampler(BaseSampler):
 
     def _budget(self) -> float:
         """Return the budget in epochs; in trials where the space fixes a trial's epochs."""
-        if EPOCHS not in self._recipes.distributions:
+        if self._fixed_epochs is not None:
             return self._context.budget
         if self._context.budget_epochs is not None:
             return self._context.budget_epochs
@@ -201,56 +199,30 @@ class PruningSampler(BaseSampler):
     ) -> Proposal:
         """Return the proposal of which most is expected per epoch."""
         strategy = self._context.strategy
-        if not strategy.foresight or len(finished) < LEAST_HISTORY:
+        if not strategy.foresight or len(finished) < LEAST_HISTORY or len(members) < 2:
             return moves.draw(rng)
         proposals = [moves.draw(rng) for _ in range(strategy.proposals)]
-        features = self._features(finished)
-        surrogate = Surrogate(
-            np.array([self._row(features, f.widths, f.recipe, f.parent, f) for f in finished]),
-            np.array([f.score for f in finished]),
+        forecast = Forecast(
+            finished,
+            allocator=self._context.allocator,
+            recipes=self._recipes,
+            blocks=self._context.space.blocks,
+            epochs=self._fixed_epochs,
             noise=NOISE_SHARE * self._context.noise,
         )
-        prediction = surrogate.predict(
-            np.array([self._row(features, p.widths, p.recipe, p.parent) for p in proposals])
-        )
+        prediction = forecast.predict(proposals)
         log_costs = np.log([self._cost_of(p, cost, members) for p in proposals])
         gains = self._staircase(members, cost).expected_gains(log_costs, prediction)
-        epochs = np.array([self._epochs(p.recipe) for p in proposals])
+        epochs = np.array([forecast.epochs(proposal) for proposal in proposals])
         best = int(np.argmax(gains / epochs))
         sign = 1.0 if self._context.higher_is_better else -1.0
         self.predictions[number] = sign * float(prediction.mean[best])
         return proposals[best]
 
-    def _features(self, finished: list[Finished]) -> Features:
-        scores = [f.score for f in finished]
-        dense = self._context.dense_score
-        sign = 1.0 if self._context.higher_is_better else -1.0
-        return Features(
-            allocator=self._context.allocator,
-            recipes=self._recipes,
-            blocks=self._context.space.blocks,
-            dense_score=max(scores) if dense is None else sign * dense,
-            scores=scores,
-        )
-
-    def _row(
-        self,
-        features: Features,
-        widths: Any,
-        recipe: Any,
-        parent: Finished | None,
-        finished: Finished | None = None,
-    ) -> list[float]:
-        params = finished.params if finished else self._context.allocator.cost.params(widths)
-        epochs = finished.epochs if finished else self._epochs(recipe)
-        return features.row(widths, recipe, parent, params=params, epochs=epochs)
-
-    def _epochs(self, recipe: Any) -> int:
-        if EPOCHS in self._recipes.distributions:
-            return int(recipe[EPOCHS])
-        fixed = self._context.space.space.epochs
-        assert isinstance(fixed, int)
-        return fixed
+    @property
+    def _fixed_epochs(self) -> int | None:
+        epochs = self._context.space.space.epochs
+        return epochs if isinstance(epochs, int) else None
 
     def _cost_of(self, proposal: Proposal, cost: str, members: list[Finished]) -> float:
         """Return a proposal's cost; one that only a measurement tells follows the size."""

@@ -42,7 +42,9 @@ class Surrogate:
     scores
         [trials], better when higher.
     noise
-        Standard error of a score.
+        Standard error of each score, [trials], or of all.
+    trends
+        How many of the features, from the first on, have a linear trend; None is all of them.
 
     Examples
     --------
@@ -55,18 +57,27 @@ class Surrogate:
     True
     """
 
-    def __init__(self, features: Floats, scores: Floats, *, noise: float) -> None:
+    def __init__(
+        self,
+        features: Floats,
+        scores: Floats,
+        *,
+        noise: float | Floats,
+        trends: int | None = None,
+    ) -> None:
         self._x = features[-LIMIT:]
+        self._trends = features.shape[1] if trends is None else trends
         y = scores[-LIMIT:]
+        errors = np.broadcast_to(noise, scores.shape)[-LIMIT:]
         self._centre = self._x.mean(0)
         basis = self._basis(self._x)
         penalty = RIDGE * np.eye(basis.shape[1])
         penalty[0, 0] = 0.0
         self._slopes = np.linalg.solve(basis.T @ basis + penalty, basis.T @ y)
         left = y - basis @ self._slopes
-        self._amplitude = max(float(left.std()), noise, LEAST_NOISE * float(np.ptp(y)), 1e-9)
-        noise = max(noise, LEAST_NOISE * self._amplitude)
-        matrix = self._kernel(self._x, self._x) + noise**2 * np.eye(len(y))
+        self._amplitude = max(float(left.std()), LEAST_NOISE * float(np.ptp(y)), 1e-9)
+        errors = np.maximum(errors, LEAST_NOISE * self._amplitude)
+        matrix = self._kernel(self._x, self._x) + np.diag(errors**2)
         self._factor = np.linalg.cholesky(matrix + 1e-9 * self._amplitude**2 * np.eye(len(y)))
         self._weights = np.linalg.solve(self._factor.T, np.linalg.solve(self._factor, left))
 
@@ -79,7 +90,8 @@ class Surrogate:
         return Prediction(mean=mean, std=np.sqrt(np.maximum(variance, 1e-12)))
 
     def _basis(self, features: Floats) -> Floats:
-        return np.column_stack([np.ones(len(features)), features - self._centre])
+        centred = (features - self._centre)[:, : self._trends]
+        return np.column_stack([np.ones(len(features)), centred])
 
     def _kernel(self, a: Floats, b: Floats) -> Floats:
         squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2.0 * a @ b.T

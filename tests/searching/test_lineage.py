@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from autoprune.pruning.plan import FineTune, Plan
 from autoprune.searching.candidate import Candidate, Score
-from autoprune.searching.lineage import NEAR, choose_parent, covers
+from autoprune.searching.lineage import MUCH_LESS, NEAR, choose_parent, covers
 from autoprune.searching.pareto import front_of
 
 WIDTHS = st.fixed_dictionaries({"a": st.integers(1, 4), "b": st.integers(1, 4)})
@@ -56,9 +56,10 @@ def test_the_parent_by_brute_force(
         assert not beaten(parent)
         least = min(c.params for c in fit)
         near = [c for c in fit if c.params <= NEAR * least]
-        same = [c for c in near if c.widths == widths]
-        assert parent in (same or near)
-        assert same or parent.epochs == max(c.epochs for c in near)
+        most = max(c.epochs for c in near)
+        trained = [c for c in near if c.epochs * MUCH_LESS >= most]
+        assert parent in trained
+        assert parent.params == min(c.params for c in trained)
 
 
 def test_the_nearest_on_the_front() -> None:
@@ -81,12 +82,14 @@ def test_the_nearest_on_the_front() -> None:
     assert choose_parent([small], {"a": 2, "b": 1}) is None
 
 
-def test_of_the_near_ones_the_longest_trained() -> None:
+def test_of_the_near_ones_none_that_is_much_less_trained() -> None:
     scout = candidate({"a": 3, "b": 2}, 0.7, "scout", epochs=1)
     link = candidate({"a": 3, "b": 4}, 0.8, "link", epochs=5)
     far = candidate({"a": 9, "b": 9}, 0.9, "far", epochs=50)
+    longer = candidate({"a": 3, "b": 3}, 0.75, "longer", epochs=3)
     assert choose_parent([scout, link, far], {"a": 3, "b": 1}) is link
-    assert choose_parent([scout, link, far], {"a": 3, "b": 2}) is scout  # trained on
+    assert choose_parent([scout, link, far], {"a": 3, "b": 2}) is link
+    assert choose_parent([longer, link, far], {"a": 3, "b": 3}) is longer  # trained on
     assert choose_parent([scout, far], {"a": 3, "b": 1}) is scout
 
 

@@ -19,6 +19,7 @@ from autoprune.searching.sampler import (
     PARAMS,
     SAMPLERS,
     VALID,
+    PruningSampler,
     SamplerContext,
     check_sampler,
     make_sampler,
@@ -203,12 +204,36 @@ def test_each_cost_has_its_turn_at_the_front() -> None:
     assert [t.params for t in later] != [t.params for t in alone]
 
 
-@pytest.mark.parametrize("strategy", [PLAIN, BLIND])
-def test_later_proposals_are_new_sizes_and_members_again(strategy: Strategy) -> None:
-    study, later = after_the_chain(strategy=strategy)
+def test_later_proposals_are_new_sizes_and_members_again() -> None:
+    study, later = after_the_chain(strategy=BLIND)
     new = [SPACE.widths(t.params) not in proposals(study)[: t.number] for t in later]
     assert any(new)
     assert not all(new)
+
+
+def test_foresight_leaves_what_gains_nothing() -> None:
+    # Scores follow from widths alone here, so that training on is worth nothing.
+    study, later = after_the_chain()
+    again = [SPACE.widths(t.params) in proposals(study)[: t.number] for t in later]
+    blind, others = after_the_chain(strategy=BLIND)
+    blindly = [SPACE.widths(t.params) in proposals(blind)[: t.number] for t in others]
+    assert sum(again) < sum(blindly)
+
+
+def test_foresight_says_what_it_expects() -> None:
+    sampler = make_sampler("pruning", context(budget=20, strategy=PLAIN))
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for _ in range(30):
+        trial = study.ask(SPACE.distributions)
+        widths = SPACE.widths(trial.params)
+        trial.set_user_attr(VALID, fake_score(widths))
+        trial.set_user_attr(PARAMS, COST.params(widths))
+        study.tell(trial, [fake_score(widths), 1.0])
+    assert isinstance(sampler, PruningSampler)
+    assert sampler.predictions.keys() == set(range(CHAIN, 30))
+    scores = [fake_score(w) for w in proposals(study)]
+    errors = [abs(p - scores[n]) for n, p in sampler.predictions.items()]
+    assert sum(errors) / len(errors) < 0.2 * (max(scores) - min(scores))
 
 
 def test_a_resumed_search_goes_on_as_it_would_have() -> None:
