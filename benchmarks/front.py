@@ -33,7 +33,7 @@ from front_bench import TUNING_SEED, Bench, Work
 from front_figure import draw
 from front_record import Record
 from front_report import load, refresh, section
-from front_tasks import TASKS
+from front_tasks import TASKS, check_data
 
 from autoprune.pruning.files import write_json
 from autoprune.results.provenance import git_commit
@@ -46,6 +46,7 @@ METHODS: dict[str, Callable[[Bench, Record], None]] = {
     **{name: partial(front_search.search, method=name) for name in front_search.VARIANTS},
     "chain": front_grids.full_chain,
     "chain-half": front_grids.half_chain,
+    "chain-double": front_grids.double_chain,
     "eta-half": front_grids.eta_half,
     "constant-width": front_grids.constant_width,
     "tp-iterative": front_peers.iterative,
@@ -228,11 +229,12 @@ def main() -> None:
     tasks = chosen(options.tasks, list(TASKS))
     methods = chosen(options.methods, list(METHODS))
     seeds = seeds_of(options.seeds)
+    faults: list[str] = []
     if not options.write:
+        check_data(tasks)
         for stage in stages(tasks, methods, seeds):
             faults = run_all(stage, work, jobs=options.jobs)
             if faults:
-                print("\n".join(faults), file=sys.stderr)
                 break
     titles = {name: TASKS[name].title for name in tasks}
     results = load(work.root / "cells", titles, methods)
@@ -241,6 +243,8 @@ def main() -> None:
         refresh(RESULTS, section(results, tasks=tasks, methods=methods, seeds=seeds))
         if results:
             draw(results, FIGURE)
+    if faults:
+        raise SystemExit("\n".join(faults))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ def half_chain(bench: Bench, record: Record) -> None:
     chain(bench, record, length=max(chain_length(bench.epochs) // 2, 1))
 
 
+def double_chain(bench: Bench, record: Record) -> None:
+    """Twice as many sizes, with half the epochs each."""
+    chain(bench, record, length=min(2 * chain_length(bench.epochs), bench.epochs))
+
+
 def constant_width(bench: Bench, record: Record) -> None:
     grid(bench, record, eta=0.0)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +47,7 @@ class FrontTask:
 
 def idx(name: str) -> np.ndarray:
     """Read a gzipped IDX file of bytes (LeCun's format): type, dimensions, sizes, values."""
-    path = FASHION / name
-    if not path.is_file():
-        print(f"{path} is missing: apt-get install dataset-fashion-mnist", file=sys.stderr)
-        raise SystemExit(2)
-    content = gzip.decompress(path.read_bytes())
+    content = gzip.decompress((FASHION / name).read_bytes())
     dimensions = content[3]
     sizes = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(sizes)
@@ -220,7 +216,7 @@ TASKS = {
             data=fashion,
             images=4_000,
             example=SMALL,
-            dense=FineTune(epochs=30, lr=2e-3, batch_size=64),
+            dense=FineTune(epochs=20, lr=2e-3, batch_size=64),
             epochs=50,
         ),
         FrontTask(
@@ -235,3 +231,10 @@ TASKS = {
         ),
     )
 }
+
+
+def check_data(names: Sequence[str]) -> None:
+    """End the program, with what to install, if a task's data are not there."""
+    if any(TASKS[name].data is fashion for name in names) and not FASHION.is_dir():
+        print(f"{FASHION} is missing: apt-get install dataset-fashion-mnist", file=sys.stderr)
+        raise SystemExit(2)

@@ -46,7 +46,9 @@ def test_epochs_are_split_without_losing_any() -> None:
     assert sizes(5, least=0.1)[-1] == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("method", [front_grids.full_chain, front_grids.eta_half])
+@pytest.mark.parametrize(
+    "method", [front_grids.full_chain, front_grids.double_chain, front_grids.eta_half]
+)
 def test_a_method_spends_exactly_its_epochs(bench: Bench, method: object) -> None:
     record = Record()
     method(bench, record)  # type: ignore[operator]
