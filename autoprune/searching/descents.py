@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -49,6 +50,11 @@ class Opening:
     A probe is a second model of one size that lacks a further residual block: the one that has
     most parameters there. The chain goes on from the better of the two.
 
+    Attributes
+    ----------
+    least_params
+        The smallest size of a descent.
+
     Parameters
     ----------
     budget
@@ -68,6 +74,7 @@ class Opening:
     ) -> None:
         self._allocator = allocator
         self._blocks = tuple(blocks)
+        self.least_params = _least_params(allocator)
         scouts = _descent(strategy.scouts, allocator, first=FIRST_SCOUT, epochs_at=(0.0, 0.0))
         if _epochs_of(scouts, recipes) * SCOUTS_WORTH > budget:
             scouts = []
@@ -119,7 +126,7 @@ def _descent(
 ) -> list[Step]:
     """Return `count` sizes in geometric steps down to the smallest, each plan once."""
     dense = allocator.dense_params
-    least = max(allocator.least_params / dense, SMALLEST)
+    least = _least_params(allocator) / dense
     steps: list[Step] = []
     before: dict[str, int] = {}
     along = np.linspace(0, 1, count)
@@ -131,6 +138,11 @@ def _descent(
             steps.append(Step(share=allocator.cost.params(widths) / dense, epochs_at=float(at)))
         before = widths
     return steps
+
+
+def _least_params(allocator: Allocator) -> int:
+    """Return the smallest size that a search is about."""
+    return max(allocator.least_params, math.ceil(allocator.dense_params * SMALLEST))
 
 
 def _probed(chain: Sequence[Step], probes: int) -> list[Step]:

@@ -88,7 +88,9 @@ class Forecast:
         )
         sizes = np.log10([self._allocator.cost.params(p.widths) for p in proposals])
         room = self._headroom(sizes)
-        return Prediction(mean=self._offered(sizes) + room * found.mean, std=room * found.std)
+        # Nothing is expected to be better than the best there is, however far a trend would go.
+        mean = np.minimum(self._offered(sizes) + room * found.mean, self._scores[-1])
+        return Prediction(mean=mean, std=room * found.std)
 
     def epochs(self, proposal: Proposal) -> int:
         """Return how many epochs a proposal would train."""

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from autoprune.searching.candidate import Candidate
 from autoprune.searching.pareto import front_of
 
-NEAR = 1.35
+NEAR = 2.0
 """Candidates of up to so many times the parameters of the smallest one are about as near."""
 
 MUCH_LESS = 2.0

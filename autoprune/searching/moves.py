@@ -25,6 +25,9 @@ LAMP_SHARE = 0.15
 """Share of the new models that are spread by LAMP scores."""
 KNOWN_RECIPE_SHARE = 0.5
 """Share of the recipes that are near a neighbour's; the rest are near what is usual."""
+EPOCHS_AT = (0.5, 1.0)
+"""Where the epochs lie between fewest (0) and most (1) that the space allows: a front member gains
+nothing from few."""
 SPREAD, EXPLORE = 0.12, 0.25
 """How far recipes go from a known one; see `Recipes.near`."""
 FAR_SHARE = 0.2
@@ -52,6 +55,8 @@ class Moves:
         All that is finished; it has a front.
     cost
         The cost whose gaps are filled.
+    least_params
+        Nothing smaller is drawn.
     """
 
     def __init__(
@@ -63,7 +68,9 @@ class Moves:
         space: SearchSpace,
         allocator: Allocator,
         recipes: Recipes,
+        least_params: int,
     ) -> None:
+        self._least = least_params
         self._front = members
         self._cost = cost
         self._by_size = front(finished, PARAMS)
@@ -85,7 +92,7 @@ class Moves:
         recipe = self._recipes.near(rng, recipe, spread=SPREAD, explore=EXPLORE)
         return Proposal(
             widths=widths,
-            recipe=self._recipes.with_epochs(recipe, float(rng.random())),
+            recipe=self._recipes.with_epochs(recipe, float(rng.uniform(*EPOCHS_AT))),
             parent=choose_parent(self._by_size, widths),
         )
 
@@ -104,7 +111,7 @@ class Moves:
         gap = int(rng.choice(len(gain), p=gain / gain.sum()))
         smaller, larger = self._front[gap], self._front[gap + 1]
         low, high = sorted(math.log(f.params) for f in (smaller, larger))
-        target = int(np.exp(rng.uniform(low, high)))
+        target = max(int(np.exp(rng.uniform(low, high))), self._least)
         above = self._front[gap + 1 :]
         from_far = rng.random() < FAR_SHARE
         ceiling = dict(above[int(rng.integers(len(above)))].widths if from_far else larger.widths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -151,6 +152,7 @@ class PruningSampler(BaseSampler):
             space=context.space,
             allocator=context.allocator,
             recipes=self._recipes,
+            least_params=self._opening.least_params,
         )
         chosen = self._choose(rng, moves, finished, members, trial.number, cost)
         return self._params(chosen.widths, chosen.recipe)
@@ -247,6 +249,7 @@ class PruningSampler(BaseSampler):
             [(f.costs[cost], f.score) for f in members],
             floor=min(scores) - FLOOR_SHARE * spread,
             log_most=float(np.log(most)),
+            log_least=math.log(self._opening.least_params) if cost == PARAMS else -math.inf,
         )
 
 

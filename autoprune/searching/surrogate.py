@@ -8,6 +8,7 @@ Williams 2006, algorithm 2.1) around a linear trend.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ Floats = npt.NDArray[np.float64]
 
 LIMIT = 256
 """How many trials it learns from: the latest ones. The cost grows with their cube."""
-RIDGE = 1e-2
-"""Weight of the penalty on the trend's slopes, against one observation."""
+RIDGE = 2.0
+"""How many trials' evidence the trend's slopes must outweigh to differ from 0."""
 LEAST_NOISE = 2e-3
 """No score is taken as more exact than this, as a share of the scores' spread."""
 
@@ -110,9 +111,12 @@ class Staircase:
     """The score that a front reaches where it has no model."""
     log_most: float
     """The largest cost that counts, such as the dense model's."""
+    log_least: float = -math.inf
+    """The smallest: less is worth nothing more."""
 
     def gains(self, log_costs: Floats, scores: Floats) -> Floats:
         """Return the hypervolume, log-cost times score, that each point would add to the front."""
+        log_costs = np.maximum(log_costs, self.log_least)
         starts = np.append(self.log_costs, self.log_most)
         lower = np.concatenate([[-np.inf], self.log_costs])
         offered = np.concatenate([[self.floor], self.scores])
@@ -133,7 +137,13 @@ QUANTILES: Floats = np.array([-1.593, -0.967, -0.589, -0.282, 0.0, 0.282, 0.589,
 """Of the standard normal, at the middles of ninths."""
 
 
-def staircase(points: Sequence[tuple[float, float]], *, floor: float, log_most: float) -> Staircase:
+def staircase(
+    points: Sequence[tuple[float, float]],
+    *,
+    floor: float,
+    log_most: float,
+    log_least: float = -math.inf,
+) -> Staircase:
     """Build the staircase of a front's (cost, score) points, ascending in both.
 
     >>> steps = staircase([(10.0, 0.5), (100.0, 0.8)], floor=0.0, log_most=np.log(1000.0))
@@ -141,8 +151,9 @@ def staircase(points: Sequence[tuple[float, float]], *, floor: float, log_most: 
     [0.23, 0.0, 0.0]
     """
     return Staircase(
-        log_costs=np.log([cost for cost, _ in points]),
+        log_costs=np.maximum(np.log([cost for cost, _ in points]), log_least),
         scores=np.array([score for _, score in points]),
         floor=floor,
         log_most=log_most,
+        log_least=log_least,
     )

@@ -77,3 +77,20 @@ def test_expected_gains_grow_with_what_is_unknown() -> None:
     assert found[0] == 0
     assert 0 < found[1] < found[2]
     assert found[2] == pytest.approx(0.2 * math.log(2))
+
+
+def test_what_is_smaller_than_the_least_counts_as_the_least() -> None:
+    front = [(5.0, 0.5), (100.0, 0.8)]
+    steps = staircase(front, floor=0.4, log_most=math.log(1000), log_least=math.log(20))
+    assert steps.gains(np.log([1.0]), np.array([0.5]))[0] == 0
+    gain = steps.gains(np.log([1.0]), np.array([0.6]))[0]
+    assert gain == pytest.approx(0.1 * math.log(100 / 20))
+
+
+def test_without_a_trend_it_falls_back_to_the_mean() -> None:
+    x, y = noisy_plane(60)
+    far = np.array([[40.0, 0.0, 0.0]])
+    flat = Surrogate(x, y, noise=0.01, trends=0).predict(far).mean[0]
+    tilted = Surrogate(x, y, noise=0.01).predict(far).mean[0]
+    assert flat == pytest.approx(y.mean(), abs=0.1)
+    assert tilted > y.mean() + 5
