@@ -40,6 +40,8 @@ TUNING_SEED = 100
 LARGEST, SMALLEST = 0.7, 1 / 316
 """Ends of the range of sizes, as shares of the dense parameters."""
 TUNED_AT, REPEATS = 1 / 16, 3
+DROPOUT = 0.0
+"""Of every method's fine-tuning: pruned networks are too small to need it."""
 GRID: dict[str, tuple[Any, ...]] = {
     "lr": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2),
     "criterion": ("l2", "taylor"),
@@ -215,7 +217,7 @@ class Bench:
     def settings(self, epochs: int, **changes: Any) -> FineTune:
         """Return the tuned recipe for so many epochs."""
         tuned = {name: value for name, value in self.recipe.items() if name != "criterion"}
-        return FineTune(**({"epochs": epochs} | tuned | changes))
+        return FineTune(**({"epochs": epochs, "dropout": DROPOUT} | tuned | changes))
 
     def tune_recipe(self) -> None:
         """Tune the recipe by coordinate descent on validation, and keep it.
@@ -240,4 +242,5 @@ class Bench:
         tuned = {name: value for name, value in recipe.items() if name != "criterion"}
         small = self.pruned(self.whole(), self.widths(TUNED_AT, Shape()), criterion)
         epochs = self.epochs // chain_length(self.epochs)
-        return self.tune(small.model, FineTune(epochs=epochs, **tuned), number=number)
+        settings = FineTune(epochs=epochs, dropout=DROPOUT, **tuned)
+        return self.tune(small.model, settings, number=number)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from front_bench import Bench, chain_length
+from front_bench import DROPOUT, Bench, chain_length
 from front_record import Record
 from torch import nn
 
@@ -40,7 +40,7 @@ def space_of(recipe: Mapping[str, Any]) -> Space:
         weight_decay=FineTune(epochs=1, lr=1.0).weight_decay,
         distill_weight=(0.0, min(2 * weight, 1.0)),
         temperature=(recipe["temperature"] / 2, recipe["temperature"] * 2),
-        dropout=None,
+        dropout=DROPOUT,
         depth=True,
     )
 

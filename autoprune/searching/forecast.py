@@ -25,8 +25,10 @@ Floats = npt.NDArray[np.float64]
 
 DOUBLINGS = 1.5
 """Unit of epochs, in doublings: over a feature's unit, scores are alike."""
-TRENDS = 2
-"""The first features, those of epochs, have a linear trend."""
+TRENDS = 1
+"""The first feature, a trial's own epochs, has a linear trend."""
+DOUBT = 2.0
+"""How many forecasts' errors must be known to believe half of their mean."""
 DECADES = 0.6
 """Unit of the size and of the cut, in decades of parameters."""
 DEFICIT = 0.5
@@ -43,6 +45,9 @@ LEAST_HEADROOM = 0.03
 
 class Forecast:
     """Predicts scores of proposals from finished trials.
+
+    It corrects itself by what earlier forecasts were off: proposals are chosen for what is expected
+    of them, and so are those of which too much is.
 
     Parameters
     ----------
@@ -80,6 +85,10 @@ class Forecast:
             noise=noise / room,
             trends=TRENDS,
         )
+        told = [(f, f.predicted) for f in finished if f.predicted is not None]
+        errors = np.array([f.score - predicted for f, predicted in told])
+        at = np.log10([f.params for f, _ in told])
+        self._bias = float((errors / self._headroom(at)).sum()) / (len(told) + DOUBT)
 
     def predict(self, proposals: Sequence[Proposal]) -> Prediction:
         """Return the scores to expect, higher is better."""
@@ -89,7 +98,8 @@ class Forecast:
         sizes = np.log10([self._allocator.cost.params(p.widths) for p in proposals])
         room = self._headroom(sizes)
         # Nothing is expected to be better than the best there is, however far a trend would go.
-        mean = np.minimum(self._offered(sizes) + room * found.mean, self._scores[-1])
+        expected = self._offered(sizes) + room * (found.mean + self._bias)
+        mean = np.minimum(expected, self._scores[-1])
         return Prediction(mean=mean, std=room * found.std)
 
     def epochs(self, proposal: Proposal) -> int:

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from autoprune.searching.candidate import trial_name
 from autoprune.searching.pareto import pareto
+from autoprune.searching.proxies import PREDICTED
 from autoprune.searching.space import SearchSpace
 
 VALID, PARAMS = "valid", "params"
@@ -38,6 +39,8 @@ class Finished:
     """Along its whole lineage, its own included."""
     recipe: Mapping[str, Any]
     """Its trial's parameters."""
+    predicted: float | None = None
+    """The score that was expected of it, better when higher, if any was."""
     parent: Finished | None = None
     """Whose weights it began with; None for the dense model's."""
 
@@ -63,6 +66,7 @@ def finished_trials(
             epochs=epochs,
             lineage_epochs=epochs + (parent.lineage_epochs if parent else 0),
             recipe=trial.params,
+            predicted=sign * known[PREDICTED] if PREDICTED in known else None,
             parent=parent,
         )
     return list(found.values())
