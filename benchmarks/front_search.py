@@ -21,6 +21,7 @@ from autoprune.pruning.weights import load_tensors
 from autoprune.results.store import Store
 from autoprune.searching.optuna_study import open_journal, open_study
 from autoprune.searching.sampler import PARAMS, VALID
+from autoprune.searching.strategy import Strategy
 
 EPOCHS = (1, 8)
 """Fewest and most epochs of a trial, on every task."""
@@ -50,7 +51,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "random-lineage": {"sampler": "random"},
     "tpe-lineage": {"sampler": "tpe"},
     "no-inherit": {"inherit": False},
+    "no-scouts": {"strategy": Strategy(scouts=0)},
+    "even-epochs": {"strategy": Strategy(epochs_by_size=False)},
+    "no-blocks": {"space": {"depth": False}},
+    "no-fading": {"strategy": Strategy(fading=False)},
+    "no-foresight": {"strategy": Strategy(foresight=False)},
+    "chain-only": {"strategy": Strategy(scouts=0, chain_share=1.0)},
     "no-stopping": {"early_stop": False},
+    "reconstruct": {"space": {"reconstruct": True}},
 }
 """Settings of each search, over the usual ones; ``space`` holds changes to `space_of`."""
 EVEN = ("random-lineage", "tpe-lineage")

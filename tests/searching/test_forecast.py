@@ -109,3 +109,14 @@ def test_any_scale_of_scores_will_do(scale: float, shift: float) -> None:
     other = forecast(moved, noise=0.002 * scale).predict([proposal(0.5, 4)])
     assert other.mean[0] == pytest.approx(shift + scale * one.mean[0], abs=1e-3 * scale)
     assert other.std[0] == pytest.approx(scale * one.std[0], rel=1e-3)
+
+
+def test_it_corrects_itself_by_what_it_was_off() -> None:
+    known = history()
+    room = 0.2
+    hopeful = [replace(f, predicted=f.score + room) for f in known[-12:]]
+    plain = forecast(known).predict([proposal(0.2, 4)]).mean[0]
+    sober = forecast(known[:-12] + hopeful).predict([proposal(0.2, 4)]).mean[0]
+    right = [replace(f, predicted=f.score) for f in known[-12:]]
+    assert sober < plain - 0.05
+    assert forecast(known[:-12] + right).predict([proposal(0.2, 4)]).mean[0] == plain
