@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,31 +17,47 @@ import numpy.typing as npt
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from autoprune.searching.allocation import Allocator
-from autoprune.searching.history import Finished, front
+from autoprune.searching.history import Finished, front, trains_on
 from autoprune.searching.moves import Proposal
 from autoprune.searching.recipes import EPOCHS, Recipes, position
 from autoprune.searching.surrogate import Prediction, Surrogate
 
 Floats = npt.NDArray[np.float64]
 
-DOUBLINGS = 1.5
-"""Unit of epochs, in doublings: over a feature's unit, scores are alike."""
-TRENDS = 1
-"""The first feature, a trial's own epochs, has a linear trend."""
+DOUBLING_GAIN = 0.15
+"""What twice the epochs since the last cut are believed to gain at first, in headrooms."""
+CUT_LOSS = 1.0
+"""What a cut is believed to lose at first, in headrooms for a decade of parameters."""
 DOUBT = 2.0
 """How many forecasts' errors must be known to believe half of their mean."""
+DOUBLINGS = 1.5
+"""Unit of epochs, in doublings: over a feature's unit, scores are alike."""
 DECADES = 0.6
-"""Unit of the size and of the cut, in decades of parameters."""
+"""Unit of the size, in decades of parameters."""
 DEFICIT = 0.5
 """Unit of how far the parent is below the front, in headrooms."""
-RECIPE = 0.5
+RECIPE = 1.0
 """Unit of a recipe's numbers, in ranges."""
-OTHER_CHOICE = 0.7
+OTHER_CHOICE = 0.5
 """How far apart two choices of a recipe are."""
-TILT = 0.5
+TILT = 1.0
 """Unit of the allocation's tilts, in natural logs of widths."""
 LEAST_HEADROOM = 0.03
 """Of the front's spread, what can be gained even where it is at its best."""
+BELIEFS: Floats = np.array([DOUBLING_GAIN, 0.0, DOUBLING_GAIN, -CUT_LOSS])
+"""Slopes that are believed at first: of doublings of the epochs since the cut, for a model trained
+on; then, for one that is cut, of being cut at all, of doublings of its epochs over the usual ones,
+and of the cut in decades."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A trial, finished or proposed, as far as it is known before."""
+
+    widths: Mapping[str, int]
+    recipe: Mapping[str, Any]
+    parent: Finished | None
+    epochs: int
 
 
 class Forecast:
@@ -76,14 +93,16 @@ class Forecast:
         members = front(finished)
         self._sizes = np.log10([f.params for f in members])
         self._scores = np.array([f.score for f in members])
-        sizes = np.log10([f.params for f in finished])
-        scores = np.array([f.score for f in finished])
-        room = self._headroom(sizes)
+        self._usual_epochs = float(np.median([f.epochs for f in finished]))
+        trials = [_Trial(f.widths, f.recipe, f.parent, f.epochs) for f in finished]
+        start, room = self._start_and_headroom(trials)
+        causes = self._causes(trials)
         self._surrogate = Surrogate(
-            np.array([self._row(f.widths, f.recipe, f.parent, f.epochs) for f in finished]),
-            (scores - self._offered(sizes)) / room,
+            np.column_stack([causes, self._rows(trials)]),
+            (np.array([f.score for f in finished]) - start) / room - causes @ BELIEFS,
             noise=noise / room,
-            trends=TRENDS,
+            trends=len(BELIEFS),
+            intercept=False,
         )
         told = [(f, f.predicted) for f in finished if f.predicted is not None]
         errors = np.array([f.score - predicted for f, predicted in told])
@@ -92,15 +111,13 @@ class Forecast:
 
     def predict(self, proposals: Sequence[Proposal]) -> Prediction:
         """Return the scores to expect, higher is better."""
-        found = self._surrogate.predict(
-            np.array([self._row(p.widths, p.recipe, p.parent, self.epochs(p)) for p in proposals])
-        )
-        sizes = np.log10([self._allocator.cost.params(p.widths) for p in proposals])
-        room = self._headroom(sizes)
+        trials = [_Trial(p.widths, p.recipe, p.parent, self.epochs(p)) for p in proposals]
+        start, room = self._start_and_headroom(trials)
+        causes = self._causes(trials)
+        found = self._surrogate.predict(np.column_stack([causes, self._rows(trials)]))
+        expected = start + room * (causes @ BELIEFS + found.mean + self._bias)
         # Nothing is expected to be better than the best there is, however far a trend would go.
-        expected = self._offered(sizes) + room * (found.mean + self._bias)
-        mean = np.minimum(expected, self._scores[-1])
-        return Prediction(mean=mean, std=room * found.std)
+        return Prediction(mean=np.minimum(expected, self._scores[-1]), std=room * found.std)
 
     def epochs(self, proposal: Proposal) -> int:
         """Return how many epochs a proposal would train."""
@@ -119,27 +136,49 @@ class Forecast:
         least = max(LEAST_HEADROOM * spread, 1e-9)
         return np.asarray(np.maximum(self._scores[-1] - self._offered(sizes), 0.0) + least)
 
-    def _row(
-        self,
-        widths: Mapping[str, int],
-        recipe: Mapping[str, Any],
-        parent: Finished | None,
-        epochs: int,
-    ) -> list[float]:
-        """Return the features of one trial, each in units over which scores are alike."""
-        params = self._allocator.cost.params(widths)
-        started = parent.params if parent else self._allocator.dense_params
-        lineage = epochs + (parent.lineage_epochs if parent else 0)
-        return [
-            math.log2(1 + epochs) / DOUBLINGS,
-            math.log2(1 + lineage) / DOUBLINGS,
-            math.log10(params) / DECADES,
-            math.log10(max(started / params, 1.0)) / DECADES,
-            self._deficit(parent) / DEFICIT,
-            *self._recipe_row(recipe),
-            *(tilt / TILT for tilt in self._allocator.tilts(widths)),
-            *(float(widths[block]) for block in self._blocks),
+    def _start_and_headroom(self, trials: Sequence[_Trial]) -> tuple[Floats, Floats]:
+        """Return what a trial is compared with, and what there is to gain at its size.
+
+        One that trains its parent on is compared with the parent, another with what the front
+        offers at its size.
+        """
+        sizes = np.log10([self._allocator.cost.params(t.widths) for t in trials])
+        offered = self._offered(sizes)
+        start = [
+            t.parent.score if trains_on(t.parent, t.widths) else float(at)
+            for t, at in zip(trials, offered, strict=True)
         ]
+        return np.array(start), self._headroom(sizes)
+
+    def _causes(self, trials: Sequence[_Trial]) -> Floats:
+        """Return what scores follow linearly, one row a trial: see `BELIEFS`."""
+        return np.array([self._cause(trial) for trial in trials])
+
+    def _cause(self, trial: _Trial) -> list[float]:
+        parent = trial.parent
+        if trains_on(parent, trial.widths):
+            before = max(parent.settled_epochs, 1)
+            return [math.log2((before + trial.epochs) / before), 0.0, 0.0, 0.0]
+        params = self._allocator.cost.params(trial.widths)
+        started = parent.params if parent else self._allocator.dense_params
+        doublings = math.log2(trial.epochs / self._usual_epochs)
+        return [0.0, 1.0, doublings, math.log10(max(started / params, 1.0))]
+
+    def _rows(self, trials: Sequence[_Trial]) -> Floats:
+        """Return features in units over which scores are alike, [trials, features]."""
+        return np.array(
+            [
+                [
+                    math.log2(trial.epochs) / DOUBLINGS,
+                    math.log10(self._allocator.cost.params(trial.widths)) / DECADES,
+                    self._deficit(trial.parent) / DEFICIT,
+                    *self._recipe_row(trial.recipe),
+                    *(tilt / TILT for tilt in self._allocator.tilts(trial.widths)),
+                    *(float(trial.widths[block]) for block in self._blocks),
+                ]
+                for trial in trials
+            ]
+        )
 
     def _deficit(self, parent: Finished | None) -> float:
         if parent is None:

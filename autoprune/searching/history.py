@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import optuna
 from optuna.trial import TrialState
@@ -44,6 +44,18 @@ class Finished:
     parent: Finished | None = None
     """Whose weights it began with; None for the dense model's."""
 
+    @property
+    def settled_epochs(self) -> int:
+        """Epochs since it was last cut: its own, and those of parents of the same widths."""
+        parent = self.parent
+        before = parent.settled_epochs if trains_on(parent, self.widths) else 0
+        return self.epochs + before
+
+
+def trains_on(parent: Finished | None, widths: Mapping[str, int]) -> TypeGuard[Finished]:
+    """Return whether a trial of these widths trains its parent on, without a cut."""
+    return parent is not None and parent.widths == widths
+
 
 def finished_trials(
     study: optuna.Study, space: SearchSpace, *, higher_is_better: bool, costs: Sequence[str]
@@ -56,7 +68,7 @@ def finished_trials(
         if VALID not in known or PARAMS not in known:
             continue
         parent = found.get(str(known.get(PARENT)))
-        epochs = int(known.get(EPOCHS, 0))
+        epochs = max(int(known.get(EPOCHS, 1)), 1)
         found[trial_name(trial.number)] = Finished(
             number=trial.number,
             widths=space.widths(trial.params),

@@ -25,13 +25,11 @@ LAMP_SHARE = 0.15
 """Share of the new models that are spread by LAMP scores."""
 KNOWN_RECIPE_SHARE = 0.5
 """Share of the recipes that are near a neighbour's; the rest are near what is usual."""
-EPOCHS_AT = (0.5, 1.0)
+EPOCHS_AT = (0.7, 1.0)
 """Where the epochs lie between fewest (0) and most (1) that the space allows: a front member gains
 nothing from few."""
 SPREAD, EXPLORE = 0.12, 0.25
 """How far recipes go from a known one; see `Recipes.near`."""
-FAR_SHARE = 0.2
-"""Share of the new models that nest in any larger member of the front, not in the neighbour."""
 MUTATION = 0.25
 """Standard deviation of a mutated width's logarithm."""
 
@@ -112,9 +110,7 @@ class Moves:
         smaller, larger = self._front[gap], self._front[gap + 1]
         low, high = sorted(math.log(f.params) for f in (smaller, larger))
         target = max(int(np.exp(rng.uniform(low, high))), self._least)
-        above = self._front[gap + 1 :]
-        from_far = rng.random() < FAR_SHARE
-        ceiling = dict(above[int(rng.integers(len(above)))].widths if from_far else larger.widths)
+        ceiling = dict(larger.widths)
         left = [block for block in self._space.blocks if ceiling[block]]
         if left and rng.random() < DROP_SHARE:
             ceiling[left[int(rng.integers(len(left)))]] = 0

@@ -46,6 +46,8 @@ class Surrogate:
         Standard error of each score, [trials], or of all.
     trends
         How many of the features, from the first on, have a linear trend; None is all of them.
+    intercept
+        Whether the trend may be anything where these features are 0; else it is 0 there.
 
     Examples
     --------
@@ -65,15 +67,18 @@ class Surrogate:
         *,
         noise: float | Floats,
         trends: int | None = None,
+        intercept: bool = True,
     ) -> None:
         self._x = features[-LIMIT:]
+        self._intercept = intercept
         self._trends = features.shape[1] if trends is None else trends
         y = scores[-LIMIT:]
         errors = np.broadcast_to(noise, scores.shape)[-LIMIT:]
         self._centre = self._x.mean(0)
         basis = self._basis(self._x)
         penalty = RIDGE * np.eye(basis.shape[1])
-        penalty[0, 0] = 0.0
+        if self._intercept:
+            penalty[0, 0] = 0.0
         self._slopes = np.linalg.solve(basis.T @ basis + penalty, basis.T @ y)
         left = y - basis @ self._slopes
         self._amplitude = max(float(left.std()), LEAST_NOISE * float(np.ptp(y)), 1e-9)
@@ -91,6 +96,8 @@ class Surrogate:
         return Prediction(mean=mean, std=np.sqrt(np.maximum(variance, 1e-12)))
 
     def _basis(self, features: Floats) -> Floats:
+        if not self._intercept:
+            return np.asarray(features[:, : self._trends])
         centred = (features - self._centre)[:, : self._trends]
         return np.column_stack([np.ones(len(features)), centred])
 

@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 from autoprune import AutopruneError, Space
 from autoprune.pruning.cost import CostModel
 from autoprune.searching.allocation import Allocator
-from autoprune.searching.lineage import covers
+from autoprune.searching.history import finished_trials, front
+from autoprune.searching.lineage import choose_parent, covers
 from autoprune.searching.pareto import pareto
 from autoprune.searching.sampler import (
     PARAMS,
@@ -179,13 +180,13 @@ def test_later_proposals_can_be_cut_from_the_front(higher: bool) -> None:
     study, later = after_the_chain(higher_is_better=higher)
     sign = 1.0 if higher else -1.0
     for trial in later:
-        front = pareto(
+        members = pareto(
             study.trials[: trial.number],
             score=lambda t: sign * t.user_attrs[VALID],
             costs=lambda t: [t.user_attrs[PARAMS]],
         )
         widths = SPACE.widths(trial.params)
-        assert any(covers(SPACE.widths(t.params), widths) for t in front)
+        assert any(covers(SPACE.widths(t.params), widths) for t in members)
 
 
 def test_each_cost_has_its_turn_at_the_front() -> None:
@@ -194,13 +195,13 @@ def test_each_cost_has_its_turn_at_the_front() -> None:
     assert {t.number % 2 for t in later} == {0, 1}
     for trial in later:
         cost = ("params", "macs")[trial.number % 2]
-        front = pareto(
+        members = pareto(
             study.trials[: trial.number],
             score=lambda t: t.user_attrs[VALID],
             costs=lambda t, cost=cost: [t.user_attrs[cost]],
         )
         widths = SPACE.widths(trial.params)
-        assert any(covers(SPACE.widths(t.params), widths) for t in front)
+        assert any(covers(SPACE.widths(t.params), widths) for t in members)
     assert [t.params for t in later] != [t.params for t in alone]
 
 
@@ -226,14 +227,18 @@ def test_foresight_says_what_it_expects() -> None:
     for _ in range(30):
         trial = study.ask(SPACE.distributions)
         widths = SPACE.widths(trial.params)
+        known = finished_trials(study, SPACE, higher_is_better=True, costs=("params",))
+        parent = choose_parent(front(known), widths)
+        trial.set_user_attr("parent", f"t{parent.number:03d}" if parent else "dense")
         trial.set_user_attr(VALID, fake_score(widths))
         trial.set_user_attr(PARAMS, COST.params(widths))
         study.tell(trial, [fake_score(widths), 1.0])
     assert isinstance(sampler, PruningSampler)
     assert sampler.predictions.keys() == set(range(CHAIN, 30))
     scores = [fake_score(w) for w in proposals(study)]
-    errors = [abs(p - scores[n]) for n, p in sampler.predictions.items()]
-    assert sum(errors) / len(errors) < 0.2 * (max(scores) - min(scores))
+    errors = [abs(expected - scores[number]) for number, expected in sampler.predictions.items()]
+    assert sum(errors[-6:]) < 0.7 * sum(errors[:6])  # epochs are believed to help; here they do not
+    assert max(errors[-6:]) < 0.5 * (max(scores) - min(scores))
 
 
 def test_a_resumed_search_goes_on_as_it_would_have() -> None:
