@@ -262,7 +262,7 @@ class Driver:
         """Return under which names sparsifiers may have trained a parent for its children."""
         trials = study.get_trials(deepcopy=False)
         children = [t for t in trials if t.user_attrs.get(PARENT) == parent]
-        plans = [self._space.plan(child.params) for child in children]
+        plans = [self._space.plan(c.params) for c in children if self._is_whole(c)]
         return {sparse_name(plan, parent) for plan in plans if plan.sparsify is not None}
 
     # --- the final stage --------------------------------------------------------------------
@@ -515,12 +515,16 @@ class Driver:
         """
         known = trial.user_attrs
         attempt = known.get(ATTEMPT, 0) + counted
-        if attempt > RETRIES or trial.params.keys() != self._space.distributions.keys():
+        if attempt > RETRIES or not self._is_whole(trial):
             return
         again = {RETRY_OF: known.get(RETRY_OF, trial.number), ATTEMPT: attempt}
         if PARENT in known:
             again[PARENT] = known[PARENT]
         study.enqueue_trial(trial.params, user_attrs=again)
+
+    def _is_whole(self, trial: Trial | FrozenTrial) -> bool:
+        """Return whether a trial came as far as to have all its parameters."""
+        return trial.params.keys() == self._space.distributions.keys()
 
     def _note(self, running: TrialRun, **attributes: Any) -> None:
         for name, value in attributes.items():
