@@ -27,6 +27,7 @@ from autoprune.searching.candidate import DENSE, FINAL, Candidate, Score, trial_
 from autoprune.searching.lineage import choose_parent, lineage_of, needed_weights
 from autoprune.searching.objectives import DEFAULT_COSTS, cost_of
 from autoprune.searching.pareto import front_of
+from autoprune.searching.proxies import PREDICTED
 from autoprune.searching.sampler import INTERRUPTED, PARAMS, VALID
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.stopping import StoppingRule
@@ -51,6 +52,8 @@ class Dense:
     sensitivity: Mapping[str, float]
     lamp: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """LAMP scores of its channels, by group."""
+    noise: float = 0.0
+    """Standard error of its score, for another draw of the validation split; 0 if not known."""
 
 
 class Driver:
@@ -193,6 +196,9 @@ class Driver:
     def _ask(self, study: optuna.Study) -> TrialRun:
         left = self._epochs_left()
         trial = self._proposed(study)
+        predicted = getattr(study.sampler, "predictions", {}).get(trial.number)
+        if predicted is not None:
+            trial.set_user_attr(PREDICTED, predicted)
         asked = self._space.plan(trial.params)
         plan = shortened(asked, left)
         parent = self._parent(plan, recorded=trial.user_attrs.get(PARENT))
@@ -240,7 +246,8 @@ class Driver:
         there = {c.name: c for c in self._with_weights()}
         if recorded in there:
             return there[recorded]
-        return choose_parent(there.values(), plan.widths, higher_is_better=self._higher_is_better)
+        front = front_of(there.values(), higher_is_better=self._higher_is_better)
+        return choose_parent(front, plan.widths)
 
     def _with_weights(self) -> list[Candidate]:
         return [c for name, c in self.candidates.items() if name not in self._dropped]

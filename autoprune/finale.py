@@ -14,7 +14,13 @@ from autoprune.progress import Reporter, Status
 from autoprune.pruning.files import write_json
 from autoprune.pruning.groups import Grouping
 from autoprune.results.export import METRICS, reference_file, reference_layout, verify
-from autoprune.results.figures import front_figure, front_picture
+from autoprune.results.figures import (
+    ProxyPoint,
+    front_figure,
+    front_picture,
+    proxy_figure,
+    proxy_picture,
+)
 from autoprune.results.provenance import versions
 from autoprune.results.records import FrontModel
 from autoprune.results.result import Model, SearchResult, open_result
@@ -22,6 +28,7 @@ from autoprune.results.store import Store
 from autoprune.running.executor import Done, Executor, Failed, JobFunction, Progress
 from autoprune.searching.candidate import DENSE, Candidate, Score
 from autoprune.searching.pareto import front_of
+from autoprune.searching.proxies import epoch0
 from autoprune.study import PruningStudy
 
 
@@ -51,6 +58,7 @@ class Finale:
         chosen: Mapping[str, Candidate],
         trials: Mapping[str, int],
         epochs: int,
+        proxies: Mapping[str, Mapping[str, Any]],
     ) -> SearchResult:
         """Export the front of `chosen` and write ``front.json``.
 
@@ -62,6 +70,8 @@ class Finale:
             How many trials ended in which way.
         epochs
             How many epochs they trained.
+        proxies
+            How proxies correlate with the final score, by name; see `searching.proxies`.
         """
         front = self.front(chosen)
         fresh = self.store.root / "front.new"
@@ -114,6 +124,7 @@ class Finale:
                 "rejected": rejected,
                 "trials": dict(trials),
                 "epochs": epochs,
+                "proxies": {name: dict(found) for name, found in proxies.items()},
                 "blocked": [asdict(b) for b in self.grouping.blocked],
                 "versions": versions(),
             },
@@ -136,6 +147,19 @@ class Finale:
         front_picture(front_json, picture)
         points = [(c.score.params, c.score.valid, c.name) for c in trials]
         front_figure(front_json, points).write_html(page, include_plotlyjs=True)
+        return [picture, page, *self._proxy_pictures(front_json, trials)]
+
+    def _proxy_pictures(self, front_json: Mapping[str, Any], trials: list[Candidate]) -> list[Path]:
+        """Draw the score before the training against the one after it, trial by trial."""
+        picture, page = self.store.root / "proxy.png", self.store.root / "proxy.html"
+        before = epoch0(trials)
+        points = [
+            ProxyPoint(c.name, c.score.params, before[c.name], c.score.valid)
+            for c in trials
+            if c.name in before
+        ]
+        proxy_picture(front_json, points, picture)
+        proxy_figure(front_json, points).write_html(page, include_plotlyjs=True)
         return [picture, page]
 
     def tracked(self, result: SearchResult, front: Mapping[str, Candidate]) -> list[FrontModel]:

@@ -27,7 +27,8 @@ from autoprune.searching.candidate import DENSE
 from autoprune.study import PruningStudy
 from autoprune.training.finetune import finetune, scored
 from autoprune.training.latency import measure_together
-from autoprune.workbench import Job
+from autoprune.training.yardstick import yardstick_of
+from autoprune.workbench import CALIBRATION_SAMPLES, Job
 from autoprune.workbench import Workbench as Workbench
 from autoprune.workbench import open_workbench as open_workbench
 
@@ -37,9 +38,9 @@ from autoprune.workbench import open_workbench as open_workbench
 def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None) -> Job:
     """Get the dense model's weights, score it, and profile its groups.
 
-    `latency` says how its latency is measured, if it is; see `evaluate`. Returns its score and, by
-    group, the sensitivity (the log of the mean Fisher score of a channel) and the LAMP scores of
-    its channels.
+    `latency` says how its latency is measured, if it is; see `evaluate`. Returns its score, what
+    that is to be measured against, how many samples channels are scored on and, by group, the
+    sensitivity (the log of the mean Fisher score of a channel) and the LAMP scores of its channels.
     """
     started = time.perf_counter()
     study = bench.study
@@ -65,6 +66,9 @@ def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None)
         "size_bytes": bench.store.weights(DENSE).stat().st_size,
         "memory": bench.cost.memory(bench.grouping.channels),
         **measured,
+        "yardstick": asdict(yardstick_of(study.task, model, "valid", score=valid)),
+        "calibration_samples": bench.calibration_samples,
+        "calibration_asked": CALIBRATION_SAMPLES,
         "sensitivity": {n: math.log(float(s.mean()) + 1e-12) for n, s in fisher.items()},
         "lamp": {n: s.tolist() for n, s in lamp.items()},
         "seconds": time.perf_counter() - started,

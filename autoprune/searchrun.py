@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -18,6 +19,7 @@ from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json, write_json, write_whole
 from autoprune.pruning.groups import Grouping
+from autoprune.results.diagnosis import weak_ground
 from autoprune.results.provenance import git_commit, versions
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
@@ -27,7 +29,7 @@ from autoprune.running.inline import InlineExecutor
 from autoprune.running.interrupts import InterruptibleExecutor
 from autoprune.running.local import LocalExecutor
 from autoprune.searching.allocation import Allocator
-from autoprune.searching.candidate import FINAL, Candidate, Score
+from autoprune.searching.candidate import FINAL, Candidate, Score, trial_name
 from autoprune.searching.objectives import cost_of
 from autoprune.searching.optuna_study import (
     ended_counts,
@@ -36,11 +38,13 @@ from autoprune.searching.optuna_study import (
     trained_epochs,
 )
 from autoprune.searching.pareto import hypervolume
+from autoprune.searching.proxies import EPOCH0, PREDICTED, Correlation, correlations, epoch0
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
 from autoprune.training.device import worker_environments
+from autoprune.training.yardstick import Yardstick
 
 
 class SearchRun:
@@ -111,12 +115,14 @@ class SearchRun:
             raise
         chosen = self._finish(driver, final_study)
         epochs = trained_epochs(study) + trained_epochs(final_study)
-        result = self._export(executor, dense, chosen, ended_counts(study), epochs, driver)
+        proxies = _proxies(study, list(driver.candidates.values()))
+        result = self._export(executor, dense, chosen, ended_counts(study), epochs, proxies, driver)
         counts: dict[str, float] = {f"trials_{state}": n for state, n in result.trials.items()}
         counts |= {
             "epochs": epochs,
             "front_size": len(result.front),
             "dense_valid": dense.score.valid,
+            **_measured(proxies),
         }
         if result.higher_is_better and 0.5 < dense.score.valid <= 1:
             counts["hypervolume"] = hypervolume(
@@ -183,6 +189,8 @@ class SearchRun:
                 trials=trials,
                 higher_is_better=self.study.task.higher_is_better,
                 costs=self.costs,
+                strategy=self.settings.strategy,
+                noise=dense.noise,
             ),
         )
 
@@ -261,10 +269,26 @@ class SearchRun:
                 ) from error
             write_json(self.store.dense_file, found)
         value = read_json(self.store.dense_file)
+        for problem in self._weak_ground(value):
+            self.reporter.note(problem)
         return Dense(
             score=Score(**{f: value[f] for f in Score.__dataclass_fields__ if f in value}),
             sensitivity=value["sensitivity"],
             lamp=value.get("lamp", {}),
+            noise=value["yardstick"]["standard_error"] or 0.0,
+        )
+
+    def _weak_ground(self, dense: Mapping[str, Any]) -> list[str]:
+        """Say what of the dense model and the data will not bear much."""
+        if "yardstick" not in dense:
+            return []  # of an earlier version's search
+        return weak_ground(
+            metric=self.study.task.metric,
+            higher_is_better=self.study.task.higher_is_better,
+            valid=dense["valid"],
+            yardstick=Yardstick(**dense["yardstick"]),
+            calibration_samples=dense["calibration_samples"],
+            calibration_asked=dense["calibration_asked"],
         )
 
     def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:
@@ -288,6 +312,7 @@ class SearchRun:
         chosen: Mapping[str, Candidate],
         trials: Mapping[str, int],
         epochs: int,
+        proxies: Mapping[str, Correlation],
         driver: Driver,
     ) -> SearchResult:
         finale = Finale(
@@ -299,7 +324,13 @@ class SearchRun:
             costs=self.costs,
             latency=self.settings.latency,
         )
-        result = finale.export(dense=dense.score, chosen=chosen, trials=trials, epochs=epochs)
+        result = finale.export(
+            dense=dense.score,
+            chosen=chosen,
+            trials=trials,
+            epochs=epochs,
+            proxies={name: asdict(found) for name, found in proxies.items()},
+        )
         pictures = finale.pictures(
             read_json(self.store.front_file), list(driver.candidates.values())
         )
@@ -334,3 +365,24 @@ class SearchRun:
             "study": self.study.name,
             **({"git_commit": commit} if commit else {}),
         }
+
+
+def _proxies(study: optuna.Study, candidates: list[Candidate]) -> dict[str, Correlation]:
+    """Say how well what was known of trials before their training told what came of it."""
+    predicted = {
+        trial_name(t.number): t.user_attrs[PREDICTED]
+        for t in study.get_trials(deepcopy=False)
+        if PREDICTED in t.user_attrs
+    }
+    known = {EPOCH0: epoch0(candidates), **({PREDICTED: predicted} if predicted else {})}
+    return correlations(candidates, known)
+
+
+def _measured(proxies: Mapping[str, Correlation]) -> dict[str, float]:
+    """Return the proxies' correlations as MLflow is told of them."""
+    return {
+        f"proxy.{name}.{kind}": value
+        for name, found in proxies.items()
+        for kind, value in (("within_sizes", found.within_sizes), ("pooled", found.pooled))
+        if value is not None
+    }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from optuna.samplers import BaseSampler
 
 from autoprune.errors import AutopruneError
 from autoprune.searching.sampler import check_sampler
+from autoprune.searching.strategy import Strategy
 from autoprune.training.latency import check_engine
 
 Objective = Literal["pareto", "weighted"]
@@ -39,6 +40,8 @@ class Settings:
     workers: int | Literal["auto"] = "auto"
     """Worker processes; ``auto`` is one per core (or GPU), 0 runs trials in this process."""
     sampler: str | BaseSampler = "pruning"
+    strategy: Strategy = field(default_factory=Strategy)
+    """How the sampler ``pruning`` spends the budget."""
     objectives: str | Sequence[str] = ("accuracy", "params")
     """The score (``accuracy``, ``score`` or the metric's name) and at least one of ``params``,
     ``macs``, ``size``, ``memory`` and ``latency``; with commas between them, or in a sequence."""

@@ -129,7 +129,23 @@ def print_front(result: SearchResult) -> None:
             "-" if model.test is None else f"{model.test:.4f}",
             *(_latency_cells(model, dense) if measured else ()),
         )
-    _output_console().print(table)
+    console = _output_console()
+    console.print(table)
+    said = _proxy_line(result)
+    if said:
+        console.print(said, highlight=False, soft_wrap=True)
+
+
+def _proxy_line(result: SearchResult) -> str:
+    """Say how well proxies ranked trials of one size; nothing where no size has enough trials."""
+    parts = [
+        f"{name} {found['within_sizes']:.2f} ({found['binned']} trials in {found['bins']} sizes)"
+        for name, found in result.proxies.items()
+        if found["within_sizes"] is not None
+    ]
+    if not parts:
+        return ""
+    return f"\nRank correlation of proxies with the final score, within sizes: {', '.join(parts)}"
 
 
 def _latency_cells(model: Model, dense: Model) -> tuple[str, str]:

@@ -168,6 +168,12 @@ class Workbench:
             seed=self.study.seed,
         )
 
+    @cached_property
+    def calibration_samples(self) -> int:
+        """How many samples channels are scored on: what is asked for, or all there are."""
+        batches = self.training_batches(samples=CALIBRATION_SAMPLES, batch_size=CALIBRATION_BATCH)
+        return sum(batch_size_of(batch.inputs) for batch in batches)
+
     def training_batches(self, *, samples: int, batch_size: int) -> Iterator[Batch]:
         """Yield the same few training batches every time."""
         batches = self.task.batches("train", batch_size=batch_size, seed=self.study.seed)

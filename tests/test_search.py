@@ -34,6 +34,7 @@ from autoprune.results.store import Store
 from autoprune.results.tracking import NullTracker, TrialRecord
 from autoprune.running.executor import Done, Event, Progress
 from autoprune.searching.candidate import Candidate, Score
+from autoprune.searching.proxies import EPOCH0, correlations, spearman
 from autoprune.searching.space import SearchSpace, Space
 from autoprune.study import load_study
 
@@ -247,6 +248,40 @@ def test_all_that_count_parameters_agree(found: Found, clean_run: CleanRun) -> N
         assert plan["params"] == entry.params
         assert cost.params(plan["widths"]) == entry.params
         assert cost.macs(plan["widths"]) == entry.macs
+
+
+def test_proxies_are_judged_and_drawn(found: Found, recorded: Recorded) -> None:
+    candidates = [found.store.load_candidate(trial_name(t.number)) for t in trials_of(found.out)]
+    expected = correlations(candidates, {EPOCH0: {c.name: c.curve[0] for c in candidates}})
+    assert expected[EPOCH0].candidates == BUDGET
+    assert expected[EPOCH0].pooled is not None
+    said = found.front_file()["proxies"]
+    assert said == {EPOCH0: asdict(expected[EPOCH0])} == found.result.proxies
+    assert open_result(found.out).proxies == said
+    (parent,) = recorded.parents
+    assert parent.data.metrics["proxy.epoch0.pooled"] == pytest.approx(expected[EPOCH0].pooled)
+    assert "epochs" in parent.data.metrics
+    page = (found.out / "proxy.html").read_text()
+    for each in candidates:
+        assert f"{each.name}, {each.score.params:,} parameters" in page
+    artifacts = {a.path for a in recorded.client.list_artifacts(parent.info.run_id)}
+    assert {"proxy.png", "proxy.html"} <= artifacts
+
+
+class Predicting(optuna.samplers.RandomSampler):
+    """Draws at random, and leaves a prediction with each trial."""
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        study._storage.set_trial_user_attr(trial._trial_id, "predicted", -float(trial.number))
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_samplers_predictions_are_judged_too(study: Path, tmp_path: Path) -> None:
+    result = run.search(study, out=tmp_path / "out", sampler=Predicting(seed=0), **SETTINGS)
+    ended = trials_of(tmp_path / "out")
+    expected = spearman([-t.number for t in ended], [t.user_attrs["valid"] for t in ended])
+    assert result.proxies["predicted"]["pooled"] == pytest.approx(expected)
+    assert set(result.proxies) == {EPOCH0, "predicted"}
 
 
 # --- loading an export --------------------------------------------------------------------------

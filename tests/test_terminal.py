@@ -88,6 +88,23 @@ def test_the_front_shows_latency_and_its_share_when_it_was_measured(
     assert ("0.500 ms" in text and "25%" in text) is measured
 
 
+@pytest.mark.parametrize("within", [0.614, None])
+def test_the_summary_says_how_good_proxies_were(
+    within: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"within_sizes": within, "pooled": 0.9, "bins": 3, "binned": 14, "candidates": 20}
+    terminal.print_front(
+        SearchResult(
+            out=Path("out"), study="s", metric="accuracy", higher_is_better=True,
+            dense=model("dense", None), front=(model("t1", None),), trials={},
+            proxies={"epoch0": found},
+        )
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    assert ("within sizes: epoch0 0.61 (14 trials in 3 sizes)" in text) is (within is not None)
+    assert "0.9 " not in text
+
+
 def test_plain_says_why_a_trial_failed() -> None:
     reporter, file = plain()
     reporter.update(status(ended=ended("failed", "the loss became nan")))

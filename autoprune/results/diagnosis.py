@@ -11,7 +11,14 @@ from autoprune.pruning.cost import CostModel
 from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, module_of
 from autoprune.searching.space import SearchSpace
 from autoprune.study import PruningStudy
+from autoprune.training.yardstick import Yardstick
 
+CLEARLY = 2.0
+"""By how many standard errors a model that has learnt something beats chance."""
+TELLING = 0.02
+"""A difference that matters, as a share of what the dense model has above chance."""
+FEW = 200
+"""Samples that are few, where nothing says how noisy the score is."""
 REASONS = 3
 """How many reasons are named where many layers are blocked."""
 UNKNOWN = "no prunable group runs through it"
@@ -124,6 +131,56 @@ def mostly_blocked(grouping: Grouping) -> str | None:
         f"{blocked / total:.0%} of the parameters are in layers whose own channels stay: "
         f"{'; '.join(parts)}. `autoprune doctor` shows them all."
     )
+
+
+def weak_ground(
+    *,
+    metric: str,
+    higher_is_better: bool,
+    valid: float,
+    yardstick: Yardstick,
+    calibration_samples: int,
+    calibration_asked: int,
+) -> list[str]:
+    """Say what a search stands on that will not bear much: the dense model, or too few samples.
+
+    A dense model no better than chance is no error: the metric may be one that a constant answer
+    is good at, or the trials' own training is to teach the model.
+    """
+    error, chance = yardstick.standard_error, yardstick.chance
+    lead = None if chance is None else (valid - chance) * (1 if higher_is_better else -1)
+    notes = []
+    if lead is not None and lead <= CLEARLY * (error or 0.0):
+        notes.append(
+            f"The dense model is not clearly better than chance: its {metric} on validation is "
+            f"{valid:.4g}, and that of always giving the same answer is {chance:.4g}. "
+            f"Train it first: `train=FineTune(...)` or `checkpoint=`."
+        )
+    else:
+        notes += _noisy(metric, yardstick, scale=abs(valid if lead is None else lead))
+    if calibration_samples < calibration_asked:
+        notes.append(
+            f"The training split has {calibration_samples:,} samples: channels are scored on all "
+            f"of them, which is fewer than the usual {calibration_asked}."
+        )
+    return notes
+
+
+def _noisy(metric: str, yardstick: Yardstick, *, scale: float) -> list[str]:
+    """Say what difference validation can resolve, if that is much of the score's `scale`."""
+    samples = f"The validation split has {yardstick.samples:,} samples"
+    more = "Give `valid` more samples if you can."
+    if yardstick.standard_error is None:
+        told = f"{samples}: small differences of {metric} between models are chance. {more}"
+        return [told] if yardstick.samples < FEW else []
+    resolved = math.sqrt(2) * yardstick.standard_error
+    if resolved <= TELLING * scale:
+        return []
+    least = f"{100 * resolved:.1f} points" if metric == "accuracy" else f"{resolved:.2g}"
+    return [
+        f"{samples}: models whose {metric} is closer than {least} (one standard error of a "
+        f"difference) cannot be told apart. {more}"
+    ]
 
 
 def _layer_rows(grouping: Grouping, total: int) -> Iterator[LayerRow]:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from autoprune.searching.pareto import pareto
+from autoprune.searching.proxies import EPOCH0
 
 BLUE, GREY, ORANGE = "#3b6fb6", "#c8ccd2", "#d9822b"
+SIZES = "Viridis"
+"""The scale of colours that stands for sizes."""
+
+
+class ProxyPoint(NamedTuple):
+    """A trial, as it is drawn to judge a proxy."""
+
+    name: str
+    params: int
+    before: float
+    """What the proxy said: the score before any training."""
+    after: float
 
 
 def sparsity_picture(sparsity: Mapping[str, float], title: str, path: Path) -> None:
@@ -123,3 +137,54 @@ def front_figure(front: Mapping[str, Any], trials: Sequence[tuple[int, float, st
 def _label(model: Mapping[str, Any]) -> str:
     latency = model.get("latency_ms")
     return model["name"] if latency is None else f"{model['name']}, {latency:.3g} ms"
+
+
+def proxy_picture(front: Mapping[str, Any], points: Sequence[ProxyPoint], path: Path) -> None:
+    """Draw the final score over the one before training as a PNG, coloured by size."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    if points:
+        sizes = [p.params for p in points]
+        dots = axes.scatter(
+            [p.before for p in points],
+            [p.after for p in points],
+            c=sizes,
+            cmap=SIZES.lower(),
+            norm=LogNorm(min(sizes), max(sizes) + 1),
+        )
+        figure.colorbar(dots, label="parameters")
+    axes.set_xlabel(f"{front['metric']} after the cut, before training")
+    axes.set_ylabel(f"{front['metric']} at the end of the trial")
+    axes.set_title(_proxy_title(front), fontsize=10)
+    figure.savefig(path, dpi=110)
+
+
+def proxy_figure(front: Mapping[str, Any], points: Sequence[ProxyPoint]) -> Any:
+    """Return the same as an interactive plotly figure."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[p.before for p in points],
+        y=[p.after for p in points],
+        text=[f"{p.name}, {p.params:,} parameters" for p in points],
+        mode="markers",
+        marker={
+            "color": [math.log10(p.params) for p in points],
+            "colorscale": SIZES,
+            "colorbar": {"title": "log10 parameters"},
+        },
+    )
+    figure.update_xaxes(title=f"{front['metric']} after the cut, before training")
+    figure.update_yaxes(title=f"{front['metric']} at the end of the trial")
+    figure.update_layout(title=_proxy_title(front), template="simple_white")
+    return figure
+
+
+def _proxy_title(front: Mapping[str, Any]) -> str:
+    found = front["proxies"].get(EPOCH0, {}).get("within_sizes")
+    said = "too few trials of one size" if found is None else f"{found:.2f}"
+    return f"{front['study']}: rank correlation within sizes {said}"

@@ -50,6 +50,9 @@ class SearchResult:
     """How many trials ended as complete, stopped and failed."""
     epochs: int = 0
     """Epochs of training in all trials, with sparsifiers and in the final stage too."""
+    proxies: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """How well what was known of a trial before its training told its final score, by the proxy's
+    name: rank correlations, `within_sizes` and `pooled`, and how many trials they are of."""
     build: Callable[[], nn.Module] | None = None
     """Builds the dense model, where the result came from a search in this process."""
 
@@ -169,6 +172,7 @@ def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None
             front=tuple(models[1:]),
             trials=value["trials"],
             epochs=value.get("epochs", 0),
+            proxies=value.get("proxies", {}),
             build=build,
         )
     except (KeyError, TypeError) as error:

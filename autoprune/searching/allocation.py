@@ -67,6 +67,13 @@ class Allocator:
         block: Widths = np.ones(1, dtype=np.int64)
         self._allowed = [every.get(name, block) for name in cost.names]
         self._boundaries = [boundaries(widths) for widths in self._allowed]
+        self._every: Widths = np.concatenate(self._allowed)
+        lengths = np.array([len(widths) for widths in self._allowed], dtype=np.int64)
+        self._first: Widths = np.cumsum(lengths) - lengths
+        """Where each group's allowed widths begin among `_every`."""
+        edges = np.concatenate([[0], np.cumsum(lengths - 1)])
+        self._edges: Widths = edges.astype(np.int64)
+        """Where each group's boundaries begin, and the last one's end, among all boundaries."""
         self._lowest: Widths = np.array([widths[0] for widths in self._allowed], dtype=np.int64)
         count = len(cost.groups)
         raw = np.array([(sensitivity or {}).get(name, 0.0) for name in cost.groups])
@@ -95,12 +102,44 @@ class Allocator:
         Below the smallest possible size, that is the smallest plan. With `at_most` (a parent's
         widths) no group gets wider than there.
         """
-        ceiling = self.cost.row(at_most) if at_most else self.cost.channels
         tilt: Floats = np.exp(shape.beta * self._z + shape.kappa * self._depth)
         weights: Floats = self.cost.channels.astype(np.float64) ** shape.eta * tilt
+        return self._scaled(weights, params, at_most)
+
+    def widths_like(
+        self, widths: Mapping[str, float], params: int, *, at_most: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
+        """Return the widest plan in the proportions of `widths` that has at most `params`.
+
+        Bounds are as for `widths`; blocks are at most what they are there.
+        """
+        ones = dict.fromkeys(self.cost.names, 1.0)
+        weights: Floats = np.array([{**ones, **widths}[name] for name in self.cost.names])
+        return self._scaled(weights, params, at_most)
+
+    def tilts(self, widths: Mapping[str, int]) -> tuple[float, float]:
+        """Return how widths lean on depth and on sensitivity, over the square root of the channels.
+
+        Slopes of the logarithm of ``width / channels ** 0.5``: the `kappa` and the `beta` of the
+        plan, as far as it is one of the family.
+        """
+        count = len(self.cost.groups)
+        channels = self.cost.channels[:count]
+        kept = np.array([widths[name] for name in self.cost.groups], dtype=np.float64)
+        logs = np.log(kept) - 0.5 * np.log(channels)
+        axes = np.stack([self._depth[:count], self._z[:count]])
+        axes = axes - axes.mean(1, keepdims=True)
+        lengths = np.maximum((axes**2).sum(1), 1e-12)
+        depth, sensitivity = (axes @ (logs - logs.mean())) / lengths
+        return float(depth), float(sensitivity)
+
+    def _scaled(
+        self, weights: Floats, params: int, at_most: Mapping[str, int] | None
+    ) -> dict[str, int]:
+        ceiling = self.cost.row(at_most) if at_most else self.cost.channels
         # As s grows, widths change at these scales and nowhere else, and none of them falls.
-        steps = [halves / w for halves, w in zip(self._boundaries, weights, strict=True)]
-        scales = np.unique(np.concatenate(steps))
+        steps: Floats = np.concatenate(self._boundaries) / np.repeat(weights, np.diff(self._edges))
+        scales = np.unique(steps)
         fitting, low, high = self._lowest, 0, len(scales)
         while low < high:
             middle = (low + high) // 2
@@ -147,10 +186,10 @@ class Allocator:
         widths = [a[place] for a, place in zip(self._allowed, places, strict=True)]
         return np.minimum(np.array(widths, dtype=np.int64), ceiling)
 
-    def _row(self, scale: float, steps: Sequence[Floats], ceiling: Widths) -> Widths:
-        places = [np.searchsorted(s, scale, side="right") for s in steps]
-        widths = [a[place] for a, place in zip(self._allowed, places, strict=True)]
-        return np.minimum(np.array(widths, dtype=np.int64), ceiling)
+    def _row(self, scale: float, steps: Floats, ceiling: Widths) -> Widths:
+        passed = np.concatenate([[0], np.cumsum(steps <= scale)])
+        places = passed[self._edges[1:]] - passed[self._edges[:-1]]
+        return np.asarray(np.minimum(self._every[self._first + places], ceiling))
 
     def _named(self, row: Widths) -> dict[str, int]:
         return dict(zip(self.cost.names, row.tolist(), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,6 +50,18 @@ class Candidate:
     """Validation score after the cut (epoch 0) and after each epoch."""
     seed: int | None = None
     """What its training was seeded with."""
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return self.plan.widths
+
+    @property
+    def params(self) -> int:
+        return self.score.params
+
+    @property
+    def lineage_epochs(self) -> int:
+        return self.epochs
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"plan": self.plan.to_json()}

@@ -9,22 +9,46 @@ beats; the dense model, which always has, is the first parent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from autoprune.searching.candidate import Candidate
 from autoprune.searching.pareto import front_of
 
+NEAR = 2.0
+"""Candidates of up to so many times the parameters of the smallest one are about as near."""
 
-def choose_parent(
-    candidates: Iterable[Candidate], widths: Mapping[str, int], *, higher_is_better: bool
-) -> Candidate | None:
-    """Return the smallest candidate on the front that covers `widths`; None for the dense model.
+MUCH_LESS = 2.0
+"""Who was trained for so many times fewer epochs along its lineage is much less trained."""
 
-    Candidates off the front are beaten by one of at most their size, so that a better start
-    exists at almost any size. How fast a candidate runs says nothing of what its weights are worth
-    to a child, so that the front is that of score and parameters, whatever the objectives are.
+
+class Ancestor(Protocol):
+    """What may become a parent, as far as choosing it goes."""
+
+    @property
+    def widths(self) -> Mapping[str, int]: ...
+
+    @property
+    def params(self) -> int: ...
+
+    @property
+    def lineage_epochs(self) -> int: ...
+
+
+A = TypeVar("A", bound=Ancestor)
+
+
+def choose_parent(front: Iterable[A], widths: Mapping[str, int]) -> A | None:
+    """Return the member of a front to cut `widths` from; None for the dense model.
+
+    The front is that of score and parameters, ascending: candidates off it are beaten by one of at
+    most their size, and how fast one runs says nothing of what its weights are worth to a child.
+    Of the members that cover the widths and are about as small as the smallest one that does, it
+    is the smallest that is not much less trained than another.
     """
-    front = front_of(candidates, higher_is_better=higher_is_better)
-    return next((c for c in front if covers(c.plan.widths, widths)), None)
+    able = [member for member in front if covers(member.widths, widths)]
+    near = [member for member in able if member.params <= NEAR * able[0].params]
+    most = max((member.lineage_epochs for member in near), default=0)
+    return next((m for m in near if m.lineage_epochs * MUCH_LESS >= most), None)
 
 
 def covers(parent: Mapping[str, int], child: Mapping[str, int]) -> bool:

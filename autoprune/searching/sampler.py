@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from autoprune.errors import unknown
-from autoprune.searching.allocation import Allocator, Shape
+from autoprune.searching.allocation import Allocator
+from autoprune.searching.descents import Opening
+from autoprune.searching.forecast import Forecast
+from autoprune.searching.history import (
+    INTERRUPTED,
+    PARAMS,
+    VALID,
+    Finished,
+    finished_trials,
+    front,
+    places_of,
+)
+from autoprune.searching.moves import Moves, Proposal
 from autoprune.searching.objectives import DEFAULT_COSTS
-from autoprune.searching.pareto import pareto
-from autoprune.searching.space import DROP, SPARSITY, SearchSpace
+from autoprune.searching.recipes import EPOCHS, Recipes
+from autoprune.searching.space import SearchSpace
+from autoprune.searching.strategy import Strategy
+from autoprune.searching.surrogate import Staircase, staircase
 
-VALID, PARAMS = "valid", "params"
-"""User attributes of a completed trial: its score and its size, whatever the objective. Other costs
-that are objectives go by their own names."""
+__all__ = ["INTERRUPTED", "PARAMS", "SAMPLERS", "VALID", "PruningSampler", "SamplerContext"]
 
-INTERRUPTED = "interrupted"
-"""The `cause` of a trial that its user stopped."""
-
-LARGEST = 0.7
-"""The chain's first size, as a share of the dense parameters."""
-SMALLEST = 1 / 256
-"""Its last, unless the network cannot get that small."""
-CHAIN_SHARE = 0.7
-"""Share of the budget that the descending chain takes."""
-DROP_SHARE = 0.25
-"""Share of the new sizes after it that drop a block, too, where blocks may be dropped."""
-LAMP_SHARE = 0.2
-"""Share of the new sizes after it that are spread by LAMP scores."""
+LEAST_HISTORY = 8
+"""Fewest finished trials that a surrogate is built on."""
+OPENING_SPREAD, OPENING_EXPLORE = 0.08, 0.2
+"""How far the descents' recipes go from the usual ones, so that there is something to learn."""
+NOISE_SHARE = 0.5
+"""Of a score's standard error, what differs between models that are scored on the same samples."""
+FLOOR_SHARE = 0.25
+"""How far below the worst score of a front its hypervolume begins, as a share of its spread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +53,18 @@ class SamplerContext:
     space: SearchSpace
     allocator: Allocator
     budget: int
+    """Trials, as far as that can be said."""
     seed: int
+    budget_epochs: int | None = None
+    """Epochs that the search may train in all, the final stage's included; None for any number."""
     trials: int = 0
     """Trials that are there already, when a search is gone on with."""
-    budget_epochs: int | None = None
-    """Epochs that the search may train in all, its final stage included; None bounds nothing."""
     higher_is_better: bool = True
     costs: tuple[str, ...] = DEFAULT_COSTS
     """What the score is traded against, by the objectives' names."""
+    strategy: Strategy = field(default_factory=Strategy)
+    noise: float = 0.0
+    """Standard error of a score."""
 
     @property
     def own_seed(self) -> int:
@@ -87,19 +94,33 @@ def check_sampler(name: str) -> None:
 
 
 class PruningSampler(BaseSampler):
-    """Proposes whole plans: a descending chain of sizes first, then what the front lacks.
+    """Proposes whole plans: descents over all sizes first, then what the front lacks most.
 
-    The chain covers the whole range of sizes with one allocation, so that each of its models can
-    be cut from the one before and inherit its training. What is left of the budget goes to the
-    widest gaps of the front, with other allocations and recipes, and to training front members on.
+    A few scouts give a coarse front early. The chain then covers the range in small steps with one
+    allocation, so that each of its models can be cut from the one before and inherit its training.
+    What is left of the budget goes where most hypervolume per epoch is expected: into the front's
+    gaps, with other allocations and recipes, and into training its members on.
 
     A proposal depends on the seed, the trial's number and the earlier trials, on nothing else.
+
+    Attributes
+    ----------
+    predictions
+        By trial number, what the surrogate expected of the trials it chose.
     """
 
     def __init__(self, context: SamplerContext) -> None:
+        self.predictions: dict[int, float] = {}
         self._context = context
         self._fallback = RandomSampler(seed=context.seed)
-        self._chain = _chain_of(context)
+        self._recipes = Recipes(context.space.distributions, fading=context.strategy.fading)
+        self._opening = Opening(
+            context.strategy,
+            context.allocator,
+            self._recipes,
+            budget=self._budget(),
+            blocks=context.space.blocks,
+        )
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -109,18 +130,32 @@ class PruningSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        rng = np.random.default_rng([self._context.seed, trial.number])
-        cost = self._context.costs[trial.number % len(self._context.costs)]
-        front = self._front(study, cost)
-        position = _position(study, trial)
-        if position < len(self._chain) or not front:
-            widths = self._chain[position % len(self._chain)]
-            recipe = self._recipe(rng, search_space, around=None, spread=0.05, explore=0.2)
-        else:
-            widths, near = self._refine(rng, front, cost)
-            known = near if rng.random() < 0.5 else None
-            recipe = self._recipe(rng, search_space, around=known, spread=0.15, explore=0.5)
-        return {**self._context.space.sparsities(widths), **recipe}
+        context = self._context
+        rng = np.random.default_rng([context.seed, trial.number])
+        places = places_of(study)
+        place = places[trial.number]
+        finished = finished_trials(
+            study,
+            context.space,
+            higher_is_better=context.higher_is_better,
+            costs=context.costs,
+        )
+        if place < len(self._opening.steps) or not finished:
+            by_place = {places[f.number]: f for f in finished}
+            return self._descend(rng, place % len(self._opening.steps), by_place)
+        cost = context.costs[trial.number % len(context.costs)]
+        members = front(finished, cost)
+        moves = Moves(
+            finished,
+            members,
+            cost=cost,
+            space=context.space,
+            allocator=context.allocator,
+            recipes=self._recipes,
+            least_params=self._opening.least_params,
+        )
+        chosen = self._choose(rng, moves, finished, members, trial.number, cost)
+        return self._params(chosen.widths, chosen.recipe)
 
     def sample_independent(
         self,
@@ -131,112 +166,91 @@ class PruningSampler(BaseSampler):
     ) -> Any:
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
-    def _front(self, study: optuna.Study, cost: str) -> list[FrozenTrial]:
-        """Return the trials that no other dominates in score and `cost`, by ascending cost."""
-        sign = 1.0 if self._context.higher_is_better else -1.0
-        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return pareto(
-            [t for t in done if VALID in t.user_attrs and cost in t.user_attrs],
-            score=lambda t: sign * t.user_attrs[VALID],
-            costs=lambda t: [t.user_attrs[cost]],
-        )
+    def _budget(self) -> float:
+        """Return the budget in epochs; in trials where the space fixes a trial's epochs."""
+        if self._fixed_epochs is not None:
+            return self._context.budget
+        if self._context.budget_epochs is not None:
+            return self._context.budget_epochs
+        usual: int = self._recipes.usual(1.0)[EPOCHS]
+        return self._context.budget * usual
 
-    def _refine(
-        self, rng: np.random.Generator, front: Sequence[FrozenTrial], cost: str
-    ) -> tuple[dict[str, int], FrozenTrial]:
-        """Propose widths: a front member trained on, or a new size inside a gap of the front.
+    def _params(self, widths: Any, recipe: Any) -> dict[str, Any]:
+        known = {name: recipe[name] for name in self._recipes.distributions}
+        return {**self._context.space.sparsities(widths), **known}
 
-        With several costs, each has its turn: the gap is one of score over that cost, and the size
-        lies between those of the models on both sides of it.
-        """
-        if len(front) < 2 or rng.random() < 0.3:
-            chosen = front[int(rng.integers(len(front)))]
-            return self._context.space.widths(chosen.params), chosen
-        sizes = np.log([t.user_attrs[PARAMS] for t in front])
-        costs = np.log([t.user_attrs[cost] for t in front])
-        scores = np.array([t.user_attrs[VALID] for t in front])
-        # What a gap could still gain: as much of the log-cost as it is wide, as much score as it
-        # is high; a little of the width alone, for gaps between equals.
-        rise = np.abs(np.diff(scores))
-        gain = np.diff(costs) * (rise + 0.05 * max(float(rise.max()), 1e-9))
-        gap = int(rng.choice(len(gain), p=gain / gain.sum()))
-        parent = front[gap + 1]
-        target = int(np.exp(rng.uniform(*sorted(sizes[gap : gap + 2]))))
-        shape = Shape(eta=rng.uniform(0.2, 0.9), beta=rng.normal(0, 0.3), kappa=rng.normal(0, 0.3))
-        allocator = self._context.allocator
-        ceiling = self._context.space.widths(parent.params)
-        left = [block for block in self._context.space.blocks if ceiling[block]]
-        if left and rng.random() < DROP_SHARE:
-            ceiling[left[int(rng.integers(len(left)))]] = 0
-        if allocator.knows_lamp and rng.random() < LAMP_SHARE:
-            return allocator.lamp_widths(target, at_most=ceiling), parent
-        return allocator.widths(target, shape, at_most=ceiling), parent
+    def _descend(
+        self, rng: np.random.Generator, place: int, finished: Mapping[int, Finished]
+    ) -> dict[str, Any]:
+        """Return the parameters of a step of the opening, its recipe near the usual one."""
+        step = self._opening.steps[place]
+        usual = self._recipes.with_epochs(self._recipes.usual(step.share), step.epochs_at)
+        recipe = self._recipes.near(rng, usual, spread=OPENING_SPREAD, explore=OPENING_EXPLORE)
+        return self._params(self._opening.widths(place, finished), recipe)
 
-    def _recipe(
+    # --- refinement -------------------------------------------------------------------------
+
+    def _choose(
         self,
         rng: np.random.Generator,
-        search_space: Mapping[str, BaseDistribution],
-        *,
-        around: FrozenTrial | None,
-        spread: float,
-        explore: float,
-    ) -> dict[str, Any]:
-        """Draw everything but the sparsities near a known recipe, or near the space's middle."""
-        recipe: dict[str, Any] = {}
-        for name, distribution in search_space.items():
-            if name.startswith((SPARSITY, DROP)):
-                continue
-            if isinstance(distribution, CategoricalDistribution):
-                choices = distribution.choices
-                usual = choices[0] if name == "criterion" else choices[len(choices) // 2]
-                if around is not None:
-                    usual = around.params.get(name, usual)
-                any_choice = choices[int(rng.integers(len(choices)))]
-                recipe[name] = any_choice if rng.random() < explore else usual
-            elif isinstance(distribution, (FloatDistribution, IntDistribution)):
-                known = None if around is None else around.params.get(name)
-                recipe[name] = _near(rng, distribution, known, spread)
-        return recipe
+        moves: Moves,
+        finished: list[Finished],
+        members: list[Finished],
+        number: int,
+        cost: str,
+    ) -> Proposal:
+        """Return the proposal of which most is expected per epoch."""
+        strategy = self._context.strategy
+        if not strategy.foresight or len(finished) < LEAST_HISTORY or len(members) < 2:
+            return moves.draw(rng)
+        proposals = [moves.draw(rng) for _ in range(strategy.proposals)]
+        forecast = Forecast(
+            finished,
+            allocator=self._context.allocator,
+            recipes=self._recipes,
+            blocks=self._context.space.blocks,
+            epochs=self._fixed_epochs,
+            noise=NOISE_SHARE * self._context.noise,
+        )
+        prediction = forecast.predict(proposals)
+        log_costs = np.log([self._cost_of(p, cost, members) for p in proposals])
+        gains = self._staircase(members, cost).expected_gains(log_costs, prediction)
+        epochs = np.array([forecast.epochs(proposal) for proposal in proposals])
+        best = int(np.argmax(gains / epochs))
+        sign = 1.0 if self._context.higher_is_better else -1.0
+        self.predictions[number] = sign * float(prediction.mean[best])
+        return proposals[best]
 
+    @property
+    def _fixed_epochs(self) -> int | None:
+        epochs = self._context.space.space.epochs
+        return epochs if isinstance(epochs, int) else None
 
-def _position(study: optuna.Study, trial: FrozenTrial) -> int:
-    """Count the earlier trials that were not interrupted: such a one's size is tried again."""
-    others = study.get_trials(deepcopy=False)
-    return sum(t.number < trial.number and t.user_attrs.get("cause") != INTERRUPTED for t in others)
+    def _cost_of(self, proposal: Proposal, cost: str, members: list[Finished]) -> float:
+        """Return a proposal's cost; one that only a measurement tells follows the size."""
+        known = self._context.allocator.cost
+        if cost == PARAMS:
+            return known.params(proposal.widths)
+        if cost == "macs":
+            return known.macs(proposal.widths)
+        sizes = np.log([f.params for f in members])
+        order = np.argsort(sizes)
+        costs = np.log([f.costs[cost] for f in members])
+        at = np.log(known.params(proposal.widths))
+        return float(np.exp(np.interp(at, sizes[order], costs[order])))
 
-
-def _chain_of(context: SamplerContext) -> list[dict[str, int]]:
-    """Return the descending chain's widths, each once."""
-    allocator = context.allocator
-    dense = allocator.dense_params
-    least = max(allocator.least_params, dense * SMALLEST)
-    count = max(min(context.budget, 4), round(CHAIN_SHARE * context.budget))
-    largest = max(dense * LARGEST, least)
-    chain: list[dict[str, int]] = []
-    for size in np.geomspace(largest, least, count):
-        widths = allocator.widths(round(float(size)), Shape())
-        if widths not in chain:
-            chain.append(widths)
-    return chain
-
-
-def _near(
-    rng: np.random.Generator,
-    distribution: FloatDistribution | IntDistribution,
-    known: float | None,
-    spread: float,
-) -> float | int:
-    """Draw from a normal around `known` (the middle without it), `spread` as share of the range."""
-    low, high = float(distribution.low), float(distribution.high)
-    if distribution.log:
-        low, high = np.log(low), np.log(high)
-        known = None if known is None else float(np.log(known))
-    middle = (low + high) / 2 if known is None else known
-    value = float(np.clip(rng.normal(middle, spread * (high - low)), low, high))
-    if distribution.log:
-        value = float(np.exp(value))
-    value = float(np.clip(value, distribution.low, distribution.high))
-    return round(value) if isinstance(distribution, IntDistribution) else value
+    def _staircase(self, members: list[Finished], cost: str) -> Staircase:
+        scores = [f.score for f in members]
+        spread = max(scores) - min(scores)
+        most = max(f.costs[cost] for f in members)
+        if cost == PARAMS:
+            most = max(most, self._context.allocator.dense_params)
+        return staircase(
+            [(f.costs[cost], f.score) for f in members],
+            floor=min(scores) - FLOOR_SHARE * spread,
+            log_most=float(np.log(most)),
+            log_least=math.log(self._opening.least_params) if cost == PARAMS else -math.inf,
+        )
 
 
 SAMPLERS: dict[str, Callable[[SamplerContext], BaseSampler]] = {

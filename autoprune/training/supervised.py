@@ -10,11 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError, unknown
-from autoprune.pruning.forward import call, map_tensors, tensors_of
+from autoprune.pruning.forward import batch_size_of, call, map_tensors, tensors_of
 from autoprune.training.data import ArraySplit, LoaderSplit, as_split
 from autoprune.training.device import autocast, device_of, to_device
 from autoprune.training.scoring import Scorer, binary_accuracy, get_scorer
 from autoprune.training.task import Batch, Batches, Split
+from autoprune.training.yardstick import (
+    Yardstick,
+    chance,
+    constant_classes,
+    constant_labels,
+    constant_numbers,
+    score_error,
+)
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -148,6 +156,39 @@ class SupervisedTask:
         return torch.stack(terms).sum()
 
     def evaluate(self, model: nn.Module, split: Split) -> float:
+        return float(self._scorer(*self._answers(model, split)))
+
+    def yardstick(self, model: nn.Module, split: Split) -> Yardstick | None:
+        """Return what a score of `model` on `split` is to be measured against.
+
+        None in a subclass that evaluates in its own way: the scorer says nothing of that.
+        """
+        if type(self).evaluate is not SupervisedTask.evaluate:
+            return None
+        outputs, targets = self._answers(model, split)
+        constant = self._constant_answer(outputs, targets)
+        return Yardstick(
+            samples=batch_size_of(targets),
+            standard_error=score_error(self._scorer, outputs, targets),
+            chance=None if constant is None else chance(self._scorer, constant, targets),
+        )
+
+    def _constant_answer(self, outputs: Any, targets: Any) -> Tensor | None:
+        """Return the best answer that is the same for every sample, if the loss says what it is."""
+        if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+            return None
+        if self.classifies and outputs.dim() > 1:
+            return constant_classes(outputs, targets)
+        if outputs.numel() != targets.numel():
+            return None
+        if self._loss is LOSSES["bce_with_logits"]:
+            return constant_labels(outputs, targets)
+        if self._loss in (LOSSES["mse"], LOSSES["l1"]):
+            return constant_numbers(outputs, targets, median=self._loss is LOSSES["l1"])
+        return None
+
+    def _answers(self, model: nn.Module, split: Split) -> tuple[Any, Any]:
+        """Return what `model` says of a whole split, and what is true."""
         device = device_of(model)
         outputs, targets = [], []
         model.eval()
@@ -156,7 +197,7 @@ class SupervisedTask:
                 result = call(model, to_device(batch.inputs, device))
                 outputs.append(map_tensors(lambda t: t.float().cpu(), result))
                 targets.append(map_tensors(lambda t: t.cpu(), batch.targets))
-        return float(self._scorer(_joined(outputs), _joined(targets)))
+        return _joined(outputs), _joined(targets)
 
 
 class _Augmented:

@@ -18,7 +18,8 @@ from autoprune.pruning.cut import cut
 from autoprune.pruning.forward import count_params
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, restrict
-from autoprune.results.diagnosis import diagnose, mostly_blocked
+from autoprune.results.diagnosis import diagnose, mostly_blocked, weak_ground
+from autoprune.training.yardstick import Yardstick, share_error
 
 
 def study_of(name: str, **more: Any) -> PruningStudy:
@@ -206,3 +207,81 @@ def test_a_real_network_that_is_mostly_blocked() -> None:
     said = mostly_blocked(find_groups(Wide(), torch.zeros(2, 8)))
     assert said is not None
     assert "99% because its outputs are the model's outputs (head)" in said
+
+
+def ground(
+    valid: float,
+    *,
+    samples: int = 1_000,
+    error: float | None = None,
+    chance: float | None = 0.1,
+    **more: Any,
+) -> list[str]:
+    yardstick = Yardstick(samples=samples, standard_error=error, chance=chance)
+    settings = {
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "calibration_samples": 256,
+        "calibration_asked": 256,
+    }
+    return weak_ground(valid=valid, yardstick=yardstick, **(settings | more))
+
+
+@pytest.mark.parametrize(("samples", "noted"), [(40, True), (359, False), (10_000, False)])
+def test_few_validation_samples_are_noted_with_what_they_resolve(samples: int, noted: bool) -> None:
+    found = ground(0.97, samples=samples, error=share_error(0.97, samples))
+    assert len(found) == noted
+    if noted:
+        # The rule of succession makes 0.948 of 0.97; sqrt(2 * 0.948 * 0.052 / 42) is 4.9 points.
+        assert "40 samples" in found[0]
+        assert "closer than 4.9 points" in found[0]
+
+
+def test_what_matters_is_measured_by_what_there_is_to_lose() -> None:
+    # 1.4 points are a lot of what a model has that scores 0.6 where chance is 0.5.
+    assert ground(0.6, error=0.01, chance=0.5)
+    assert not ground(0.9, error=0.01, chance=0.1)
+    assert ground(-2.0, error=0.1, chance=-4.0, metric="neg_mean_absolute_error")
+    assert not ground(-2.0, error=0.01, chance=-4.0, metric="neg_mean_absolute_error")
+    assert "closer than 0.14" in ground(2.0, error=0.1, chance=None, metric="bleu")[0]
+
+
+@pytest.mark.parametrize(("samples", "noted"), [(40, True), (199, True), (200, False)])
+def test_few_samples_are_noted_where_their_noise_is_unknown(samples: int, noted: bool) -> None:
+    found = ground(3.5, samples=samples, chance=None, metric="bleu")
+    assert len(found) == noted
+    assert not noted or f"{samples} samples" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("valid", "chance", "higher_is_better", "noted"),
+    [
+        (0.10, 0.10, True, True),
+        (0.05, 0.10, True, True),
+        (0.115, 0.10, True, True),  # within two standard errors
+        (0.90, 0.10, True, False),
+        (0.90, 0.10, False, True),
+        (0.10, 0.90, False, False),
+    ],
+)
+def test_a_model_not_clearly_better_than_chance_is_noted_once(
+    valid: float, chance: float, higher_is_better: bool, noted: bool
+) -> None:
+    found = ground(valid, error=0.01, chance=chance, higher_is_better=higher_is_better)
+    assert bool(found) is noted
+    if noted:
+        (said,) = found
+        assert f"{valid:.4g}" in said
+        assert f"{chance:.4g}" in said
+        assert "train=FineTune(...)" in said
+
+
+def test_a_model_at_chance_is_noted_without_knowing_the_noise() -> None:
+    assert "chance" in ground(-0.1, error=None, chance=0.0, metric="r2")[0]
+    assert not ground(0.1, error=None, chance=0.0, metric="r2")
+
+
+def test_a_calibration_set_smaller_than_asked_is_noted() -> None:
+    (said,) = ground(0.9, error=0.001, calibration_samples=100)
+    assert "100 samples" in said
+    assert "256" in said

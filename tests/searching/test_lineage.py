@@ -6,24 +6,28 @@ from hypothesis import strategies as st
 
 from autoprune.pruning.plan import FineTune, Plan
 from autoprune.searching.candidate import Candidate, Score
-from autoprune.searching.lineage import choose_parent, covers
+from autoprune.searching.lineage import MUCH_LESS, NEAR, choose_parent, covers
+from autoprune.searching.pareto import front_of
 
 WIDTHS = st.fixed_dictionaries({"a": st.integers(1, 4), "b": st.integers(1, 4)})
 
 
-def candidate(widths: dict[str, int], valid: float, name: str = "t") -> Candidate:
+def candidate(
+    widths: dict[str, int], valid: float, name: str = "t", *, epochs: int = 3
+) -> Candidate:
     return Candidate(
         name=name,
         trial=0,
         plan=Plan(widths=widths, criterion="l1", finetune=FineTune(epochs=1, lr=0.1)),
         score=Score(valid=valid, params=10 * widths["a"] + widths["b"], macs=5, size_bytes=99),
         parent="dense",
-        epochs=3,
+        epochs=epochs,
         curve=(0.1, valid),
     )
 
 
-FINISHED = st.lists(st.builds(candidate, WIDTHS, st.sampled_from([0.2, 0.4, 0.6, 0.8])), max_size=8)
+SCORES = st.sampled_from([0.2, 0.4, 0.6, 0.8])
+FINISHED = st.lists(st.builds(candidate, WIDTHS, SCORES, epochs=st.integers(0, 9)), max_size=8)
 
 
 @given(finished=FINISHED, widths=WIDTHS, higher=st.booleans())
@@ -41,18 +45,21 @@ def test_the_parent_by_brute_force(
         )
 
     fit = [
-        c.score.params
-        for c in finished
-        if not beaten(c) and all(c.plan.widths[n] >= widths[n] for n in widths)
+        c for c in finished if not beaten(c) and all(c.plan.widths[n] >= widths[n] for n in widths)
     ]
-    parent = choose_parent(finished, widths, higher_is_better=higher)
+    parent = choose_parent(front_of(finished, higher_is_better=higher), widths)
     if not fit:
         assert parent is None
     else:
         assert parent is not None
         assert covers(parent.plan.widths, widths)
         assert not beaten(parent)
-        assert parent.score.params == min(fit)
+        least = min(c.params for c in fit)
+        near = [c for c in fit if c.params <= NEAR * least]
+        most = max(c.epochs for c in near)
+        trained = [c for c in near if c.epochs * MUCH_LESS >= most]
+        assert parent in trained
+        assert parent.params == min(c.params for c in trained)
 
 
 def test_the_nearest_on_the_front() -> None:
@@ -63,15 +70,27 @@ def test_the_nearest_on_the_front() -> None:
     finished = [small, wide, bad, near]
 
     def parent(a: int, b: int) -> str | None:
-        found = choose_parent(finished, {"a": a, "b": b}, higher_is_better=True)
+        front = front_of(finished, higher_is_better=True)
+        found = choose_parent(front, {"a": a, "b": b})
         return found and found.name
 
     assert parent(1, 1) == "small"
     assert parent(2, 1) == "near"  # bad fits more tightly, but small beats it
     assert parent(2, 3) == "wide"
     assert parent(4, 4) == "wide"
-    assert choose_parent([], {"a": 1, "b": 1}, higher_is_better=True) is None
-    assert choose_parent([small], {"a": 2, "b": 1}, higher_is_better=True) is None
+    assert choose_parent([], {"a": 1, "b": 1}) is None
+    assert choose_parent([small], {"a": 2, "b": 1}) is None
+
+
+def test_of_the_near_ones_none_that_is_much_less_trained() -> None:
+    scout = candidate({"a": 3, "b": 2}, 0.7, "scout", epochs=1)
+    link = candidate({"a": 3, "b": 4}, 0.8, "link", epochs=5)
+    far = candidate({"a": 9, "b": 9}, 0.9, "far", epochs=50)
+    longer = candidate({"a": 3, "b": 3}, 0.75, "longer", epochs=3)
+    assert choose_parent([scout, link, far], {"a": 3, "b": 1}) is link
+    assert choose_parent([scout, link, far], {"a": 3, "b": 2}) is link
+    assert choose_parent([longer, link, far], {"a": 3, "b": 3}) is longer  # trained on
+    assert choose_parent([scout, far], {"a": 3, "b": 1}) is scout
 
 
 def test_covering_is_everywhere() -> None:

@@ -19,11 +19,13 @@ from autoprune.searching.sampler import (
     PARAMS,
     SAMPLERS,
     VALID,
+    PruningSampler,
     SamplerContext,
     check_sampler,
     make_sampler,
 )
 from autoprune.searching.space import SearchSpace
+from autoprune.searching.strategy import Strategy
 
 CHANNELS = grouped("residual").channels
 COST = CostModel(grouped("residual"))
@@ -129,11 +131,13 @@ def test_unknown_samplers_are_refused() -> None:
 
 # --- ours ---------------------------------------------------------------------------------------
 
-CHAIN = 14  # 0.7 of a budget of 20
+CHAIN = 12  # of 14 sizes, 0.7 of a budget of 20: two pairs are of one plan
+PLAIN = Strategy(scouts=0, chain_share=0.7, epochs_by_size=False)
+BLIND = Strategy(scouts=0, chain_share=0.7, epochs_by_size=False, foresight=False)
 
 
 def test_the_chain_descends_and_nests() -> None:
-    chain = proposals(run("pruning", trials=CHAIN, budget=20))
+    chain = proposals(run("pruning", trials=CHAIN, budget=20, strategy=PLAIN))
     distinct = [w for i, w in enumerate(chain) if w not in chain[:i]]
     assert len(distinct) >= 10
     sizes = [COST.params(w) for w in distinct]
@@ -142,7 +146,7 @@ def test_the_chain_descends_and_nests() -> None:
 
 
 def test_the_chain_spans_the_sizes() -> None:
-    chain = proposals(run("pruning", trials=CHAIN, budget=20))
+    chain = proposals(run("pruning", trials=CHAIN, budget=20, strategy=PLAIN))
     dense = COST.params(CHANNELS)
     assert 0.5 * dense < COST.params(chain[0]) <= 0.7 * dense
     assert min(COST.params(w) for w in chain) == COST.params(SPACE.minimum_widths())
@@ -165,6 +169,7 @@ def test_no_proposal_breaks_a_rule_for_widths(rule: dict[str, Any]) -> None:
 
 
 def after_the_chain(**changes: Any) -> tuple[optuna.Study, list[optuna.trial.FrozenTrial]]:
+    changes = {"strategy": PLAIN} | changes
     study = run("pruning", trials=30, budget=20, **changes)
     return study, study.trials[CHAIN:]
 
@@ -186,6 +191,7 @@ def test_later_proposals_can_be_cut_from_the_front(higher: bool) -> None:
 def test_each_cost_has_its_turn_at_the_front() -> None:
     study, later = after_the_chain(costs=("params", "macs"))
     _, alone = after_the_chain()
+    assert {t.number % 2 for t in later} == {0, 1}
     for trial in later:
         cost = ("params", "macs")[trial.number % 2]
         front = pareto(
@@ -199,10 +205,35 @@ def test_each_cost_has_its_turn_at_the_front() -> None:
 
 
 def test_later_proposals_are_new_sizes_and_members_again() -> None:
-    study, later = after_the_chain()
+    study, later = after_the_chain(strategy=BLIND)
     new = [SPACE.widths(t.params) not in proposals(study)[: t.number] for t in later]
     assert any(new)
     assert not all(new)
+
+
+def test_foresight_leaves_what_gains_nothing() -> None:
+    # Scores follow from widths alone here, so that training on is worth nothing.
+    study, later = after_the_chain()
+    again = [SPACE.widths(t.params) in proposals(study)[: t.number] for t in later]
+    blind, others = after_the_chain(strategy=BLIND)
+    blindly = [SPACE.widths(t.params) in proposals(blind)[: t.number] for t in others]
+    assert sum(again) < sum(blindly)
+
+
+def test_foresight_says_what_it_expects() -> None:
+    sampler = make_sampler("pruning", context(budget=20, strategy=PLAIN))
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for _ in range(30):
+        trial = study.ask(SPACE.distributions)
+        widths = SPACE.widths(trial.params)
+        trial.set_user_attr(VALID, fake_score(widths))
+        trial.set_user_attr(PARAMS, COST.params(widths))
+        study.tell(trial, [fake_score(widths), 1.0])
+    assert isinstance(sampler, PruningSampler)
+    assert sampler.predictions.keys() == set(range(CHAIN, 30))
+    scores = [fake_score(w) for w in proposals(study)]
+    errors = [abs(p - scores[n]) for n, p in sampler.predictions.items()]
+    assert sum(errors) / len(errors) < 0.2 * (max(scores) - min(scores))
 
 
 def test_a_resumed_search_goes_on_as_it_would_have() -> None:
@@ -250,8 +281,10 @@ def test_some_later_sizes_are_spread_by_lamp_scores(monkeypatch: pytest.MonkeyPa
             by_lamp.append(super().lamp_widths(params, **bounds))
             return by_lamp[-1]
 
-    study = run("pruning", trials=40, budget=20, allocator=Spy(COST, lamp=scores))
+    study = run("pruning", trials=40, budget=20, allocator=Spy(COST, lamp=scores), strategy=BLIND)
     assert 1 <= len(by_lamp) < 26 / 2
     later = proposals(study)[CHAIN:]
     assert all(w in later for w in by_lamp)
-    assert proposals(study)[:CHAIN] == proposals(run("pruning", trials=CHAIN, budget=20))
+    assert proposals(study)[:CHAIN] == proposals(
+        run("pruning", trials=CHAIN, budget=20, strategy=PLAIN)
+    )

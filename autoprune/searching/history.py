@@ -1,0 +1,94 @@
+"""What a search has finished so far, as a sampler reads it from the Optuna study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from autoprune.searching.candidate import trial_name
+from autoprune.searching.pareto import pareto
+from autoprune.searching.proxies import PREDICTED
+from autoprune.searching.space import SearchSpace
+
+VALID, PARAMS = "valid", "params"
+"""User attributes of a completed trial: its score and its size, whatever the objective. Other costs
+that are objectives go by their own names."""
+EPOCHS, PARENT = "epochs", "parent"
+"""User attributes of a trial: epochs that it trained, and whose weights it began with."""
+INTERRUPTED = "interrupted"
+"""The `cause` of a trial that its user stopped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A completed trial."""
+
+    number: int
+    widths: Mapping[str, int]
+    params: int
+    score: float
+    """Better when higher, whatever the metric is."""
+    costs: Mapping[str, float]
+    epochs: int
+    """That it trained itself."""
+    lineage_epochs: int
+    """Along its whole lineage, its own included."""
+    recipe: Mapping[str, Any]
+    """Its trial's parameters."""
+    predicted: float | None = None
+    """The score that was expected of it, better when higher, if any was."""
+    parent: Finished | None = None
+    """Whose weights it began with; None for the dense model's."""
+
+
+def finished_trials(
+    study: optuna.Study, space: SearchSpace, *, higher_is_better: bool, costs: Sequence[str]
+) -> list[Finished]:
+    """Return the completed trials that say what they came to, oldest first."""
+    sign = 1.0 if higher_is_better else -1.0
+    found: dict[str, Finished] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        known = trial.user_attrs
+        if VALID not in known or PARAMS not in known:
+            continue
+        parent = found.get(str(known.get(PARENT)))
+        epochs = int(known.get(EPOCHS, 0))
+        found[trial_name(trial.number)] = Finished(
+            number=trial.number,
+            widths=space.widths(trial.params),
+            params=int(known[PARAMS]),
+            score=sign * known[VALID],
+            costs={n: float(known[n]) for n in {PARAMS, *costs} if n in known},
+            epochs=epochs,
+            lineage_epochs=epochs + (parent.lineage_epochs if parent else 0),
+            recipe=trial.params,
+            predicted=sign * known[PREDICTED] if PREDICTED in known else None,
+            parent=parent,
+        )
+    return list(found.values())
+
+
+def front(finished: Iterable[Finished], cost: str = PARAMS) -> list[Finished]:
+    """Return those that no other dominates in score and `cost`, by ascending cost."""
+    return pareto(
+        [f for f in finished if cost in f.costs],
+        score=lambda f: f.score,
+        costs=lambda f: [f.costs[cost]],
+    )
+
+
+def places_of(study: optuna.Study) -> dict[int, int]:
+    """Return, by trial number, how many earlier trials were not interrupted.
+
+    An interrupted trial's place is taken again by the next one.
+    """
+    places: dict[int, int] = {}
+    count = 0
+    for trial in sorted(study.get_trials(deepcopy=False), key=lambda t: t.number):
+        places[trial.number] = count
+        count += trial.user_attrs.get("cause") != INTERRUPTED
+    return places

@@ -1,0 +1,120 @@
+"""How a trial is trained: what a size usually wants, and what is near a known recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from autoprune.searching.space import DROP, SPARSITY
+
+LARGE, SMALL = 1 / 8, 1 / 250
+"""Shares of the dense parameters between which what `FADING` names goes to its least."""
+EPOCHS, CRITERION = "epochs", "criterion"
+FADING = ("distill_weight", "dropout")
+
+
+class Recipes:
+    """Draws recipes: every searched parameter but the sparsities.
+
+    Parameters
+    ----------
+    distributions
+        Of a trial's parameters.
+    fading
+        Whether usual distillation and dropout fall with a model's size.
+    """
+
+    def __init__(self, distributions: Mapping[str, BaseDistribution], *, fading: bool) -> None:
+        self.distributions = {
+            name: d for name, d in distributions.items() if not name.startswith((SPARSITY, DROP))
+        }
+        self._fading = fading
+
+    def usual(self, share: float) -> dict[str, Any]:
+        """Return what a model of a `share` of the dense parameters is usually trained with.
+
+        The middle of what is allowed, epochs included; of criteria the first. Small models are
+        too weak to copy the dense one and to need noise: distillation and dropout fade.
+        """
+        found = {name: _middle(name, d) for name, d in self.distributions.items()}
+        for name in FADING if self._fading else ():
+            distribution = self.distributions.get(name)
+            if isinstance(distribution, FloatDistribution):
+                low = distribution.low
+                found[name] = low + (found[name] - low) * _fade(share)
+        return found
+
+    def near(
+        self, rng: np.random.Generator, known: Mapping[str, Any], *, spread: float, explore: float
+    ) -> dict[str, Any]:
+        """Draw a recipe near a known one.
+
+        Numbers are normal around it, `spread` a share of their range; choices are any with
+        probability `explore`. Epochs stay.
+        """
+        found: dict[str, Any] = {}
+        for name, distribution in self.distributions.items():
+            if name == EPOCHS:
+                found[name] = known[name]
+            elif isinstance(distribution, CategoricalDistribution):
+                choices = distribution.choices
+                other = choices[int(rng.integers(len(choices)))]
+                found[name] = other if rng.random() < explore else known[name]
+            elif isinstance(distribution, (FloatDistribution, IntDistribution)):
+                at = position(distribution, known[name]) + spread * rng.normal()
+                found[name] = value_at(distribution, at)
+        return found
+
+    def with_epochs(self, recipe: Mapping[str, Any], at: float) -> dict[str, Any]:
+        """Return `recipe` with the epochs `at` a place between fewest (0) and most (1)."""
+        epochs = self.distributions.get(EPOCHS)
+        if not isinstance(epochs, IntDistribution):
+            return dict(recipe)
+        return {**recipe, EPOCHS: value_at(epochs, at)}
+
+
+def position(distribution: FloatDistribution | IntDistribution, value: float) -> float:
+    """Return where a value lies between the ends of its range, in [0, 1]; logs where it has them.
+
+    >>> position(FloatDistribution(0.01, 1.0, log=True), 0.1)
+    0.5
+    """
+    low, high = float(distribution.low), float(distribution.high)
+    if distribution.log:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return (value - low) / (high - low) if high > low else 0.0
+
+
+def value_at(distribution: FloatDistribution | IntDistribution, at: float) -> float | int:
+    """Return the value at a place in [0, 1] of a range; outside, the nearer end."""
+    low, high = float(distribution.low), float(distribution.high)
+    at = min(max(at, 0.0), 1.0)
+    if distribution.log:
+        value = math.exp(math.log(low) + at * (math.log(high) - math.log(low)))
+    else:
+        value = low + at * (high - low)
+    value = min(max(value, low), high)
+    return round(value) if isinstance(distribution, IntDistribution) else value
+
+
+def _middle(name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        choices = distribution.choices
+        return choices[0] if name == CRITERION else choices[len(choices) // 2]
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    return value_at(distribution, 0.5)
+
+
+def _fade(share: float) -> float:
+    """Return 1 for large models, 0 for the smallest, linear in the log of the size."""
+    at = (math.log(share) - math.log(SMALL)) / (math.log(LARGE) - math.log(SMALL))
+    return min(max(at, 0.0), 1.0)

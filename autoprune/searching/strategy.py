@@ -1,0 +1,53 @@
+"""How our sampler spends a budget: each field is one idea, so that each can be switched off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoprune.errors import AutopruneError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """How `PruningSampler` spends a budget.
+
+    Raises
+    ------
+    AutopruneError
+        If a value breaks its rule.
+
+    Examples
+    --------
+    >>> Strategy(scouts=0, chain_share=1.0)  # one descending chain, and nothing else
+    Strategy(scouts=0, chain_share=1.0, epochs_by_size=True, probes=3, ...)
+    """
+
+    scouts: int = 5
+    """Sizes of the first descent, over the whole range with as few epochs as the space allows: a
+    front is there early. 0 is without."""
+    chain_share: float = 0.5
+    """Share of the budget that the descending chain takes; the rest refines the front."""
+    epochs_by_size: bool = True
+    """Whether small models of the chain get more epochs than large ones, which lose least."""
+    probes: int = 3
+    """How often along the chain a model without one more residual block is tried beside the one
+    with it, where blocks may be dropped; the better one leads on. 0 is without."""
+    fading: bool = True
+    """Whether the smaller a model, the less it is asked to do what the dense one does: it cannot
+    (Mirzadeh et al. 2020)."""
+    foresight: bool = True
+    """Whether refinement takes what a surrogate expects the most of, per epoch; else at random."""
+    proposals: int = 64
+    """Among how many proposals it chooses."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("scouts", 0), ("probes", 0), ("proposals", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise AutopruneError(
+                    f"`strategy.{name}` must be a whole number of at least {low}, but is {value!r}."
+                )
+        if not 0 <= self.chain_share <= 1:
+            raise AutopruneError(
+                f"`strategy.chain_share` must be between 0 and 1, but is {self.chain_share!r}."
+            )

@@ -1,0 +1,293 @@
+"""The tables and the figure of the front benchmark, from the cells that are there."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from autoprune.pruning.files import read_json
+from autoprune.searching.pareto import hypervolume, pareto
+
+OURS = "autoprune"
+FLOOR, DECADES = 0.5, 2.5
+FRACTIONS = (2, 4, 8, 16, 32)
+"""Times fewer parameters at which accuracies are compared."""
+HEADING = "## Fronts from the same epochs"
+ABOUT = (
+    "`python benchmarks/front.py --write`: every method has the same dense models, the same epochs "
+    "of fine-tuning in all and the same recipe (AdamW, one cycle, distillation from the dense "
+    "model), which was tuned on validation at one size with a dense model of another seed; those "
+    "epochs are not charged to anybody, and autoprune's searches do not know what came of them. "
+    "Hypervolume is the share of the plane of log10 of the parameters (2.5 decades down from "
+    "dense) and accuracy above 0.5 that a front dominates; fronts are always chosen on validation, "
+    "and test is read only of models that were on it when they were finished. CPU seconds are of "
+    "one process on one thread, with all that a method does: tracing, profiling, scoring, cutting, "
+    "training, validation. Differences are paired over seeds, with 95 % intervals (Student's t); "
+    "positive ones are in autoprune's favour. `at equal CPU s` compares both when the quicker one "
+    "had ended. `it needs` is after how much autoprune's test hypervolume has got to the method's "
+    "final one, to stay there, and what share of the method's own that is. Accuracies "
+    "are of the model that validation chooses among those of at most that size, in percent; "
+    "differences are points. ![](front.svg)"
+)
+Values = dict[int, float]
+"""A number for each seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished cell."""
+
+    method: str
+    seed: int
+    cell: dict[str, Any]
+
+    @property
+    def dense_params(self) -> int:
+        return int(self.cell["dense"]["params"])
+
+    @cached_property
+    def curve(self) -> list[dict[str, float]]:
+        """After each model: epochs, cpu, and the front's hypervolume on valid and test.
+
+        The front is chosen on validation, whatever the split that its members are judged on.
+        """
+        found: list[dict[str, float]] = []
+        models = self.cell["models"]
+        front: list[dict[str, Any]] = []
+        for model in models:
+            front = _front([*front, model])
+            volumes = {split: self._volume(front, split) for split in ("valid", "test")}
+            found.append({"epochs": model["epochs"], "cpu": model["cpu"], **volumes})
+        return found
+
+    def _volume(self, front: Sequence[dict[str, Any]], split: str) -> float:
+        return hypervolume(
+            [(model["params"], model[split]) for model in front],
+            dense_params=self.dense_params,
+            floor=FLOOR,
+            decades=DECADES,
+        )
+
+    def final(self, what: str) -> float:
+        return self.curve[-1][what]
+
+    def at(self, by: str, spent: float, split: str = "test") -> float:
+        """Return the hypervolume when so many epochs or CPU seconds were spent."""
+        return next((p[split] for p in reversed(self.curve) if p[by] <= spent), 0.0)
+
+    def reaches(self, volume: float, by: str) -> float | None:
+        """Return what was spent when the test hypervolume got to `volume` and stayed there."""
+        since: float | None = None
+        for point in self.curve:
+            if point["test"] < volume:
+                since = None
+            elif since is None:
+                since = point[by]
+        return since
+
+    def accuracy(self, fraction: int) -> float | None:
+        """Return the test score of what validation would choose of at most that size."""
+        small = [m for m in self.cell["models"] if m["params"] * fraction <= self.dense_params]
+        front = _front(small)
+        return float(front[-1]["test"]) if front else None
+
+
+def _front(models: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return pareto(models, score=lambda m: m["valid"], costs=lambda m: [m["params"]])
+
+
+# --- numbers with their intervals ---------------------------------------------------------------
+
+
+def interval(values: Sequence[float]) -> float | None:
+    """Return half the width of the mean's 95 % interval (Student's t); None for a single value."""
+    if len(values) < 2:
+        return None
+    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(stats.t.ppf(0.975, len(values) - 1)) * spread
+
+
+def shown(values: Sequence[float], form: str = ".3f") -> str:
+    return f"{np.mean(values):{form}}" if len(values) else "-"
+
+
+def paired(ours: Values, theirs: Values, *, form: str = "+.3f", factor: float = 1.0) -> str:
+    """Return the mean difference over the seeds that both have, with its interval."""
+    both = sorted(set(ours) & set(theirs))
+    differences = [factor * (ours[seed] - theirs[seed]) for seed in both]
+    half = interval(differences)
+    if not differences:
+        return "-"
+    return shown(differences, form) + ("" if half is None else f" ± {half:{form.lstrip('+')}}")
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """All runs of a task."""
+
+    task: str
+    title: str
+    runs: dict[str, dict[int, Run]]
+    """By method and seed."""
+
+    def of(self, method: str, what: Callable[[Run], float | None]) -> Values:
+        found = {seed: what(run) for seed, run in self.runs.get(method, {}).items()}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def equal_seconds(self, method: str) -> str:
+        """Return how far ours is ahead when both have spent what the quicker one took."""
+        ours, theirs = self.runs.get(OURS, {}), self.runs[method]
+        both = sorted(set(ours) & set(theirs))
+        limits = {s: min(ours[s].final("cpu"), theirs[s].final("cpu")) for s in both}
+        return paired(
+            {s: ours[s].at("cpu", limits[s]) for s in both},
+            {s: theirs[s].at("cpu", limits[s]) for s in both},
+        )
+
+    def reached(self, method: str, by: str) -> str:
+        """Return what ours spends to get to a method's final hypervolume, and its share."""
+        ours, theirs = self.runs.get(OURS, {}), self.runs[method]
+        both = sorted(set(ours) & set(theirs))
+        found = {s: ours[s].reaches(theirs[s].final("test"), by) for s in both}
+        spent = {s: value for s, value in found.items() if value is not None}
+        if not spent:
+            return "never" if both else "-"
+        mean = np.mean(list(spent.values()))
+        text = f"{mean:.0f} (1/{np.mean([theirs[s].final(by) for s in spent]) / mean:.1f})"
+        never = f", never in {len(both) - len(spent)} of {len(both)}"
+        return text + (never if len(spent) < len(both) else "")
+
+    def main_table(self) -> str:
+        rows = [
+            "| method | seeds | epochs | CPU s | valid | test | valid - test "
+            "| autoprune ahead by | at equal CPU s | epochs it needs | CPU s it needs |",
+            "|" + " --- |" * 11,
+        ]
+        ours = self.of(OURS, lambda r: r.final("test"))
+        for method in self.runs:
+            columns = {
+                what: list(self.of(method, lambda r, w=what: r.final(w)).values())  # type: ignore[misc]
+                for what in ("epochs", "cpu", "valid", "test")
+            }
+            gap = [v - t for v, t in zip(columns["valid"], columns["test"], strict=True)]
+            cells = [method, str(len(gap)), shown(columns["epochs"], ".0f")]
+            cells += [shown(columns["cpu"], ".0f"), shown(columns["valid"])]
+            cells += [shown(columns["test"]), shown(gap, "+.3f")]
+            if method == OURS:
+                cells += ["", "", "", ""]
+            else:
+                theirs = self.of(method, lambda r: r.final("test"))
+                cells += [paired(ours, theirs), self.equal_seconds(method)]
+                cells += [self.reached(method, by) for by in ("epochs", "cpu")]
+            rows.append(f"| {' | '.join(cells)} |")
+        return "\n".join(rows)
+
+    def accuracy_table(self) -> str:
+        head = " | ".join(f"1/{f}" for f in FRACTIONS)
+        ahead = " | ".join(f"ahead at 1/{f}" for f in FRACTIONS)
+        rows = [f"| method | {head} | {ahead} |", "|" + " --- |" * (1 + 2 * len(FRACTIONS))]
+        for method in self.runs:
+            cells = [method]
+            at = {f: self.of(method, lambda r, f=f: r.accuracy(f)) for f in FRACTIONS}  # type: ignore[misc]
+            cells += [self._accuracies(method, at[f]) for f in FRACTIONS]
+            for f in FRACTIONS:
+                ours = self.of(OURS, lambda r, f=f: r.accuracy(f))  # type: ignore[misc]
+                text = paired(ours, at[f], form="+.1f", factor=100)
+                cells.append("" if method == OURS else text)
+            rows.append(f"| {' | '.join(cells)} |")
+        return "\n".join(rows)
+
+    def _accuracies(self, method: str, values: Values) -> str:
+        count = len(self.runs[method])
+        fewer = f" ({len(values)} of {count})" if 0 < len(values) < count else ""
+        return (f"{100 * np.mean(list(values.values())):.1f}" if values else "-") + fewer
+
+    def notes(self) -> list[str]:
+        """Return what methods said of their runs, each once."""
+        found: dict[str, list[int]] = {}
+        for method, runs in self.runs.items():
+            for seed, run in runs.items():
+                for note in run.cell["notes"]:
+                    found.setdefault(f"{method}: {note}", []).append(seed)
+        return [
+            f"* {text} (seed {', '.join(map(str, seeds))})"
+            for text, seeds in found.items()
+            if not text.startswith(f"{OURS}: ")
+        ]
+
+    def about(self) -> str:
+        """Return what was the same for all: dense model, recipe and code."""
+        cells = {s: r.cell["dense"] for runs in self.runs.values() for s, r in runs.items()}
+        params = {int(dense["params"]) for dense in cells.values()}
+        valid, test = (np.mean([d[split] for d in cells.values()]) for split in ("valid", "test"))
+        count = " or ".join(f"{p:,}" for p in sorted(params))
+        any_run = next(iter(next(iter(self.runs.values())).values()))
+        recipe = ", ".join(f"{name} {value}" for name, value in any_run.cell["recipe"].items())
+        commits = {r.cell.get("commit", "?") for runs in self.runs.values() for r in runs.values()}
+        return (
+            f"Dense: {count} parameters, valid {valid:.3f}, test {test:.3f} (means over seeds). "
+            f"Tuned recipe: {recipe}. Taken at {', '.join(sorted(str(c)[:7] for c in commits))}."
+        )
+
+
+def load(cells: Path, titles: Mapping[str, str], methods: Sequence[str]) -> list[Results]:
+    """Return the results of each task of which there are any, methods in the order given."""
+    found: list[Results] = []
+    for task, title in titles.items():
+        runs: dict[str, dict[int, Run]] = {}
+        for method in methods:
+            files = sorted((cells / task).glob(f"{method}-s[0-9]*.json"))
+            for cell in map(read_json, files):
+                run = Run(method=method, seed=cell["seed"], cell=cell)
+                runs.setdefault(method, {})[run.seed] = run
+        if runs:
+            found.append(Results(task=task, title=title, runs=runs))
+    return found
+
+
+# --- the section --------------------------------------------------------------------------------
+
+
+def section(
+    results: Sequence[Results],
+    *,
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+) -> str:
+    """Return the benchmark's section of RESULTS.md, with what is missing."""
+    parts = [HEADING, wrapped(ABOUT)]
+    for each in results:
+        parts += [f"### {each.title}", wrapped(each.about()), each.main_table()]
+        parts += ["Test accuracy by size:", each.accuracy_table()]
+        parts += ["\n".join(map(wrapped, each.notes()))] if each.notes() else []
+    there = {(r.task, m, s) for r in results for m, runs in r.runs.items() for s in runs}
+    for task in tasks:
+        lacking = {m: [str(s) for s in seeds if (task, m, s) not in there] for m in methods}
+        listed = [f"{m} (seed {', '.join(s)})" for m, s in lacking.items() if s]
+        if listed:
+            parts.append(wrapped(f"Not run on {task}: {'; '.join(listed)}."))
+    return "\n\n".join(parts) + "\n"
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)
+
+
+def refresh(file: Path, section: str) -> None:
+    """Put the section into a file, in the place of the one that is there."""
+    head, _, rest = file.read_text().partition(f"{HEADING}\n")
+    following = rest.find("\n## ")
+    tail = rest[following:] if following >= 0 else ""
+    file.write_text(f"{head.rstrip()}\n\n{section}{tail}")
