@@ -31,6 +31,7 @@ from autoprune.searching.proxies import PREDICTED
 from autoprune.searching.sampler import INTERRUPTED, PARAMS, VALID
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.stopping import StoppingRule
+from autoprune.sparsified import sparse_name
 from autoprune.trialrun import ATTEMPT, PARENT, RETRY_OF, TrialRun, shortened
 
 FAILURES_IN_A_ROW = 5
@@ -141,10 +142,11 @@ class Driver:
                 self.candidates[name] = self._store.load_candidate(name)
                 if not self._store.has_weights(name):
                     self._dropped.add(name)
-            elif frozen.state == TrialState.RUNNING:
-                study.tell(frozen.number, state=TrialState.FAIL)
-                self._try_again(study, frozen, counted=True)
-                self._store.drop_weights(name)
+            elif frozen.state in (TrialState.RUNNING, TrialState.FAIL):
+                if frozen.state == TrialState.RUNNING:
+                    study.tell(frozen.number, state=TrialState.FAIL)
+                    self._try_again(study, frozen, counted=True)
+                self._store.drop_weights(name)  # it may have come as far as that
         self._drop_weights(study)
 
     def search(self, study: optuna.Study, *, budget: int | None, deadline: float | None) -> None:
@@ -259,9 +261,16 @@ class Driver:
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         needed |= {trial.user_attrs[PARENT] for trial in waiting if PARENT in trial.user_attrs}
         for name in self.candidates.keys() - self._dropped - needed:
-            self._store.drop_weights(name + FINAL)
-            self._store.drop_weights(name)
+            for each in (name, name + FINAL, *self._sparsified(study, name)):
+                self._store.drop_weights(each)
             self._dropped.add(name)
+
+    def _sparsified(self, study: optuna.Study, parent: str) -> set[str]:
+        """Return under which names sparsifiers may have trained a parent for its children."""
+        trials = study.get_trials(deepcopy=False)
+        children = [t for t in trials if t.user_attrs.get(PARENT) == parent]
+        plans = [self._space.plan(c.params) for c in children if self._is_whole(c)]
+        return {sparse_name(plan, parent) for plan in plans if plan.sparsify is not None}
 
     # --- the final stage --------------------------------------------------------------------
 
@@ -513,12 +522,16 @@ class Driver:
         """
         known = trial.user_attrs
         attempt = known.get(ATTEMPT, 0) + counted
-        if attempt > RETRIES or trial.params.keys() != self._space.distributions.keys():
+        if attempt > RETRIES or not self._is_whole(trial):
             return
         again = {RETRY_OF: known.get(RETRY_OF, trial.number), ATTEMPT: attempt}
         if PARENT in known:
             again[PARENT] = known[PARENT]
         study.enqueue_trial(trial.params, user_attrs=again)
+
+    def _is_whole(self, trial: Trial | FrozenTrial) -> bool:
+        """Return whether a trial came as far as to have all its parameters."""
+        return trial.params.keys() == self._space.distributions.keys()
 
     def _note(self, running: TrialRun, **attributes: Any) -> None:
         for name, value in attributes.items():

@@ -35,6 +35,7 @@ from autoprune.running.executor import Done, Event, Executor, Failed
 from autoprune.searching.candidate import DENSE, Candidate, Score, trial_name
 from autoprune.searching.pareto import front_of
 from autoprune.searching.space import SearchSpace, Space
+from autoprune.sparsified import sparse_name
 from autoprune.study import load_study
 
 pytestmark = [
@@ -506,8 +507,17 @@ def test_its_lineage_gives_a_trials_exact_weights(
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     longest = max(chains(out), key=len)
     assert len(longest) >= 3
-    dropped = {p.stem for p in archive.iterdir()}
+    gone = {p.stem for p in archive.iterdir()}
+    dropped = {name for name in gone if name.startswith("t")}
     assert dropped
+    sparse = {
+        sparse_name(c.plan, c.parent): c.parent
+        for c in candidates_of(out).values()
+        if c.plan.sparsify is not None
+    }
+    assert dropped & set(sparse.values())
+    there = {f"sparse-{p.parent.name}" for p in out.glob("sparse/*/weights.safetensors")}
+    assert there == {name for name, parent in sparse.items() if parent not in dropped}
     finals = [p.parent.name for p in out.glob("candidates/*-final/weights.safetensors")]
     names = [longest[0], sorted(dropped)[-1], finals[0]]
     for name in names if workers == 0 else names[:1]:
