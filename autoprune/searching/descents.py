@@ -28,6 +28,8 @@ CHAIN_EPOCHS = (0.3, 0.6)
 """Where the epochs of the chain's largest and smallest model lie between fewest and most."""
 FIRST_PROBE, LAST_PROBE = 0.4, 0.8
 """Where along the chain the first and the last probe lie."""
+DETOURS, DETOUR = 8, 1.05
+"""How often, and by which factor, a size is raised whose plan is too small."""
 LEAST_PROBED = 8
 """A chain must have so many sizes to be probed."""
 
@@ -61,6 +63,8 @@ class Opening:
         In epochs; where the space fixes the epochs of a trial, in trials.
     blocks
         Those that may be dropped.
+    noise
+        Scores that differ by no more are taken as equal.
     """
 
     def __init__(
@@ -71,7 +75,9 @@ class Opening:
         *,
         budget: float,
         blocks: Sequence[str],
+        noise: float = 0.0,
     ) -> None:
+        self._noise = noise
         self._allocator = allocator
         self._blocks = tuple(blocks)
         self.least_params = _least_params(allocator)
@@ -111,6 +117,8 @@ class Opening:
             tried = [finished[p] for p in (probe - 1, probe) if p in finished]
             if tried:
                 best = max(tried, key=lambda f: f.score)
+                if tried[-1].score >= best.score - self._noise:
+                    best = tried[-1]  # of equals the one with fewer blocks: it goes further down
                 return {block for block in self._blocks if not best.widths[block]}
         return set()
 
@@ -118,7 +126,14 @@ class Opening:
         dense = dict(zip(self._allocator.cost.names, self._allocator.cost.channels, strict=True))
         ceiling = {name: 0 if name in dropped else int(count) for name, count in dense.items()}
         target = round(share * self._allocator.dense_params)
-        return self._allocator.widths(target, Shape(), at_most=ceiling)
+        widths = self._allocator.widths(target, Shape(), at_most=ceiling)
+        # Sizes are coarse among the smallest: rather a larger plan than one that is too small.
+        for _ in range(DETOURS):
+            if self._allocator.cost.params(widths) >= self.least_params:
+                break
+            target = math.ceil(DETOUR * target)
+            widths = self._allocator.widths(target, Shape(), at_most=ceiling)
+        return widths
 
 
 def _descent(

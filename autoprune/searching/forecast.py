@@ -42,12 +42,17 @@ OTHER_CHOICE = 0.5
 """How far apart two choices of a recipe are."""
 TILT = 1.0
 """Unit of the allocation's tilts, in natural logs of widths."""
-LEAST_HEADROOM = 0.03
+LEAST_HEADROOM = 0.15
 """Of the front's spread, what can be gained even where it is at its best."""
-BELIEFS: Floats = np.array([DOUBLING_GAIN, 0.0, DOUBLING_GAIN, -CUT_LOSS])
+BELIEFS: Floats = np.array([DOUBLING_GAIN, 0.0, -CUT_LOSS, DOUBLING_GAIN])
 """Slopes that are believed at first: of doublings of the epochs since the cut, for a model trained
-on; then, for one that is cut, of being cut at all, of doublings of its epochs over the usual ones,
-and of the cut in decades."""
+on; then, for one that is cut, of being cut at all, of the cut in decades, and of doublings of its
+epochs over the usual ones."""
+LEARNT = 3
+"""How many of these slopes are learnt, from the first on. What a cut model's epochs are worth is
+not: only scouts had few, and they differ in more than that."""
+WORST = -0.5
+"""How far below what it is compared with a trial may be, in headrooms; worse is just as bad."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,12 @@ class Forecast:
         trials = [_Trial(f.widths, f.recipe, f.parent, f.epochs) for f in finished]
         start, room = self._start_and_headroom(trials)
         causes = self._causes(trials)
+        scores = np.array([f.score for f in finished])
         self._surrogate = Surrogate(
             np.column_stack([causes, self._rows(trials)]),
-            (np.array([f.score for f in finished]) - start) / room - causes @ BELIEFS,
+            np.maximum((scores - start) / room, WORST) - causes @ BELIEFS,
             noise=noise / room,
-            trends=len(BELIEFS),
+            trends=LEARNT,
             intercept=False,
         )
         told = [(f, f.predicted) for f in finished if f.predicted is not None]
@@ -116,8 +122,8 @@ class Forecast:
         causes = self._causes(trials)
         found = self._surrogate.predict(np.column_stack([causes, self._rows(trials)]))
         expected = start + room * (causes @ BELIEFS + found.mean + self._bias)
-        # Nothing is expected to be better than the best there is, however far a trend would go.
-        return Prediction(mean=np.minimum(expected, self._scores[-1]), std=room * found.std)
+        # However far a trend would go, nothing is expected to be beyond all headroom.
+        return Prediction(mean=np.minimum(expected, start + room), std=room * found.std)
 
     def epochs(self, proposal: Proposal) -> int:
         """Return how many epochs a proposal would train."""
@@ -162,7 +168,7 @@ class Forecast:
         params = self._allocator.cost.params(trial.widths)
         started = parent.params if parent else self._allocator.dense_params
         doublings = math.log2(trial.epochs / self._usual_epochs)
-        return [0.0, 1.0, doublings, math.log10(max(started / params, 1.0))]
+        return [0.0, 1.0, math.log10(max(started / params, 1.0)), doublings]
 
     def _rows(self, trials: Sequence[_Trial]) -> Floats:
         """Return features in units over which scores are alike, [trials, features]."""

@@ -120,6 +120,7 @@ class PruningSampler(BaseSampler):
             self._recipes,
             budget=self._budget(),
             blocks=context.space.blocks,
+            noise=NOISE_SHARE * context.noise,
         )
 
     def infer_relative_search_space(
@@ -203,7 +204,10 @@ class PruningSampler(BaseSampler):
         strategy = self._context.strategy
         if not strategy.foresight or len(finished) < LEAST_HISTORY or len(members) < 2:
             return moves.draw(rng)
-        proposals = [moves.draw(rng) for _ in range(strategy.proposals)]
+        drawn = [moves.draw(rng) for _ in range(strategy.proposals)]
+        least = self._opening.least_params
+        enough = [p for p in drawn if self._context.allocator.cost.params(p.widths) >= least]
+        proposals = enough or drawn
         forecast = Forecast(
             finished,
             allocator=self._context.allocator,

@@ -133,6 +133,22 @@ def test_the_chain_goes_on_from_the_better_one(wins: bool) -> None:
     assert after == found.widths(place + 1, {place: known[place]} if wins else {})
 
 
+def test_of_equals_the_one_with_fewer_blocks_leads_on() -> None:
+    found = Opening(Strategy(scouts=0), ALLOCATOR, recipes(), budget=100, blocks=BLOCKS, noise=0.01)
+    place = place_of_first_probe(found)
+    plain = finished(found.widths(place - 1, {}), 0.5)
+    for score, dropped in ((0.495, True), (0.485, False)):
+        probe = finished(found.widths(place, {}), score)
+        after = found.widths(place + 1, {place - 1: plain, place: probe})
+        assert (not after[BLOCKS[0]]) is dropped
+
+
+def test_no_step_is_smaller_than_the_least() -> None:
+    found = opening(scouts=3)
+    sizes = [ALLOCATOR.cost.params(found.widths(p, {})) for p in range(len(found.steps))]
+    assert min(sizes) >= found.least_params
+
+
 def test_no_probes_where_there_is_nothing_to_drop() -> None:
     plain = Opening(Strategy(), ALLOCATOR, recipes(), budget=100, blocks=())
     assert not any(step.probe for step in plain.steps)
