@@ -24,15 +24,22 @@ from autoprune.results.store import Store
 from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
 from autoprune.searching.candidate import DENSE, FINAL, Candidate, Score, trial_name
+from autoprune.searching.history import (
+    ATTEMPT,
+    INTERRUPTED,
+    PARAMS,
+    PARENT,
+    RETRY_OF,
+    VALID,
+)
 from autoprune.searching.lineage import choose_parent, lineage_of, needed_weights
 from autoprune.searching.objectives import DEFAULT_COSTS, cost_of
 from autoprune.searching.pareto import front_of
 from autoprune.searching.proxies import PREDICTED
-from autoprune.searching.sampler import INTERRUPTED, PARAMS, VALID
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.stopping import StoppingRule
 from autoprune.sparsified import sparse_name
-from autoprune.trialrun import ATTEMPT, PARENT, RETRY_OF, TrialRun, shortened
+from autoprune.trialrun import TrialRun, shortened
 
 FAILURES_IN_A_ROW = 5
 """After so many, something is wrong with more than one plan."""

@@ -15,10 +15,6 @@ from autoprune.results.records import State, TrialRecord
 from autoprune.searching.candidate import FINAL, Candidate
 from autoprune.searching.space import NO_SPARSIFY
 
-PARENT, RETRY_OF, ATTEMPT = "parent", "retry_of", "attempt"
-"""User attributes of a trial: whose weights it was cut from; if it is tried again, the number of
-the first attempt, and how often its worker has died."""
-
 
 @dataclass(kw_only=True)
 class TrialRun:

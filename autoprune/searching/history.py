@@ -19,6 +19,9 @@ VALID, PARAMS = "valid", "params"
 that are objectives go by their own names."""
 EPOCHS, PARENT = "epochs", "parent"
 """User attributes of a trial: epochs that it trained, and whose weights it began with."""
+RETRY_OF, ATTEMPT = "retry_of", "attempt"
+"""User attributes of a trial that is tried again: the number of the first attempt, and how often
+its worker has died."""
 INTERRUPTED = "interrupted"
 """The `cause` of a trial that its user stopped."""
 
@@ -94,13 +97,14 @@ def front(finished: Iterable[Finished], cost: str = PARAMS) -> list[Finished]:
 
 
 def places_of(study: optuna.Study) -> dict[int, int]:
-    """Return, by trial number, how many earlier trials were not interrupted.
+    """Return each trial's place in the search, by its number.
 
-    An interrupted trial's place is taken again by the next one.
+    A trial that is tried again, as its worker died or its user stopped it, has the place after its
+    own: the search goes on from there.
     """
     places: dict[int, int] = {}
     count = 0
     for trial in sorted(study.get_trials(deepcopy=False), key=lambda t: t.number):
         places[trial.number] = count
-        count += trial.user_attrs.get("cause") != INTERRUPTED
+        count += RETRY_OF not in trial.user_attrs
     return places

@@ -19,7 +19,6 @@ from autoprune.searching.allocation import Allocator
 from autoprune.searching.descents import Opening
 from autoprune.searching.forecast import Forecast
 from autoprune.searching.history import (
-    INTERRUPTED,
     PARAMS,
     VALID,
     Finished,
@@ -34,7 +33,7 @@ from autoprune.searching.space import SearchSpace
 from autoprune.searching.strategy import Strategy
 from autoprune.searching.surrogate import Staircase, staircase
 
-__all__ = ["INTERRUPTED", "PARAMS", "SAMPLERS", "VALID", "PruningSampler", "SamplerContext"]
+__all__ = ["PARAMS", "SAMPLERS", "VALID", "PruningSampler", "SamplerContext"]
 
 LEAST_HISTORY = 8
 """Fewest finished trials that a surrogate is built on."""

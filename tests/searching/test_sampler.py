@@ -268,13 +268,16 @@ def test_a_searched_recipe_varies() -> None:
         assert len({t.params[key] for t in study.trials}) > 1
 
 
-def test_an_interrupted_trials_size_is_tried_again() -> None:
+def test_a_trial_that_is_tried_again_takes_no_place_of_the_chain() -> None:
+    plain = run("pruning", trials=5, budget=8)
     study = run("pruning", trials=3, budget=8)
     stopped = study.ask(SPACE.distributions)
-    stopped.set_user_attr("cause", "interrupted")
     study.tell(stopped, state=TrialState.FAIL)
+    study.enqueue_trial(stopped.params, user_attrs={"retry_of": stopped.number})
     again = study.ask(SPACE.distributions)
-    assert SPACE.widths(again.params) == SPACE.widths(stopped.params)
+    assert again.params == stopped.params
+    later = study.ask(SPACE.distributions)
+    assert SPACE.widths(later.params) == SPACE.widths(plain.trials[4].params)
 
 
 def test_some_later_sizes_are_spread_by_lamp_scores(monkeypatch: pytest.MonkeyPatch) -> None:
