@@ -269,8 +269,8 @@ def test_a_searched_recipe_varies() -> None:
 
 
 def test_a_trial_that_is_tried_again_takes_no_place_of_the_chain() -> None:
-    plain = run("pruning", trials=5, budget=8)
-    study = run("pruning", trials=3, budget=8)
+    plain = run("pruning", trials=5, budget=20)
+    study = run("pruning", trials=3, budget=20)
     stopped = study.ask(SPACE.distributions)
     study.tell(stopped, state=TrialState.FAIL)
     study.enqueue_trial(stopped.params, user_attrs={"retry_of": stopped.number})
