@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autoprune.results.result import open_result as open_result
     from autoprune.run import search as search
     from autoprune.searching.space import Space as Space
+    from autoprune.searching.strategy import Strategy as Strategy
     from autoprune.study import PruningStudy as PruningStudy
     from autoprune.study import load_study as load_study
     from autoprune.training.regularise import Regulariser as Regulariser
@@ -46,6 +47,7 @@ _HOMES = {
     "SearchResult": "autoprune.results.result",
     "Space": "autoprune.searching.space",
     "Stay": "autoprune.pruning.layers",
+    "Strategy": "autoprune.searching.strategy",
     "SupervisedTask": "autoprune.training.supervised",
     "Task": "autoprune.training.task",
     "Tie": "autoprune.pruning.layers",

@@ -55,9 +55,9 @@ def search(
         Is told where the search stands.
     **settings
         The fields of `Settings`: ``budget``, ``budget_epochs``, ``timeout``, ``workers``,
-        ``sampler``, ``objectives``, ``latency_engine``, ``latency_batch``, ``objective``,
-        ``accuracy_weight``, ``early_stop``, ``inherit``, ``storage``, ``tracking_uri``,
-        ``experiment``.
+        ``sampler``, ``strategy``, ``objectives``, ``latency_engine``, ``latency_batch``,
+        ``objective``, ``accuracy_weight``, ``early_stop``, ``inherit``, ``storage``,
+        ``tracking_uri``, ``experiment``.
 
     Raises
     ------

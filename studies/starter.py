@@ -65,7 +65,7 @@ study = PruningStudy(
     keep=[],  # layers that must not be pruned, by glob: ["stem", "blocks.0.*"]
     space=Space(
         # A single number is fixed, a pair (low, high) is searched.
-        epochs=10,
+        epochs=(4, 16),
         lr=(5e-4, 1e-2),
         batch_size=(32, 64, 128),
         dropout=(0.0, 0.3),

@@ -13,7 +13,7 @@ from autoprune.searching.history import Finished
 from autoprune.searching.recipes import EPOCHS, Recipes
 from autoprune.searching.strategy import Strategy
 
-LARGEST = 0.7
+LARGEST = 0.5
 """The chain's first size, as a share of the dense parameters."""
 SMALLEST = 1 / 316
 """Its last, unless the network cannot get that small."""

@@ -47,7 +47,7 @@ LEAST_HEADROOM = 0.15
 BELIEFS: Floats = np.array([DOUBLING_GAIN, 0.0, -CUT_LOSS, DOUBLING_GAIN])
 """Slopes that are believed at first: of doublings of the epochs since the cut, for a model trained
 on; then, for one that is cut, of being cut at all, of the cut in decades, and of doublings of its
-epochs over the usual ones."""
+epochs over those that the front has had at its size since the cut."""
 LEARNT = 3
 """How many of these slopes are learnt, from the first on. What a cut model's epochs are worth is
 not: only scouts had few, and they differ in more than that."""
@@ -98,7 +98,7 @@ class Forecast:
         members = front(finished)
         self._sizes = np.log10([f.params for f in members])
         self._scores = np.array([f.score for f in members])
-        self._usual_epochs = float(np.median([f.epochs for f in finished]))
+        self._settled = np.log2([f.settled_epochs for f in members])
         trials = [_Trial(f.widths, f.recipe, f.parent, f.epochs) for f in finished]
         start, room = self._start_and_headroom(trials)
         causes = self._causes(trials)
@@ -167,7 +167,8 @@ class Forecast:
             return [math.log2((before + trial.epochs) / before), 0.0, 0.0, 0.0]
         params = self._allocator.cost.params(trial.widths)
         started = parent.params if parent else self._allocator.dense_params
-        doublings = math.log2(trial.epochs / self._usual_epochs)
+        size = math.log10(params)
+        doublings = math.log2(trial.epochs) - float(np.interp(size, self._sizes, self._settled))
         return [0.0, 1.0, math.log10(max(started / params, 1.0)), doublings]
 
     def _rows(self, trials: Sequence[_Trial]) -> Floats:

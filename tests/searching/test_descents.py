@@ -10,7 +10,7 @@ from autoprune import AutopruneError, Space
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.graph import find_groups
 from autoprune.searching.allocation import Allocator
-from autoprune.searching.descents import SMALLEST, Opening
+from autoprune.searching.descents import FIRST_SCOUT, SMALLEST, Opening
 from autoprune.searching.history import Finished
 from autoprune.searching.recipes import Recipes
 from autoprune.searching.space import SearchSpace
@@ -73,8 +73,8 @@ def test_scouts_come_first_with_fewest_epochs() -> None:
 
 
 def test_a_small_budget_is_not_scouted() -> None:
-    assert opening(15, scouts=5).steps[0].share > 0.5
-    assert opening(40, scouts=5).steps[0].share < 0.5
+    assert opening(15, scouts=5).steps[0].share > FIRST_SCOUT
+    assert opening(40, scouts=5).steps[0].share <= FIRST_SCOUT
 
 
 def test_the_chain_takes_its_share_of_the_epochs() -> None:

@@ -132,7 +132,7 @@ def test_unknown_samplers_are_refused() -> None:
 
 # --- ours ---------------------------------------------------------------------------------------
 
-CHAIN = 12  # of 14 sizes, 0.7 of a budget of 20: two pairs are of one plan
+CHAIN = 10  # of 14 sizes, 0.7 of a budget of 20: some are of one plan
 PLAIN = Strategy(scouts=0, chain_share=0.7, epochs_by_size=False)
 BLIND = Strategy(scouts=0, chain_share=0.7, epochs_by_size=False, foresight=False)
 
@@ -149,7 +149,7 @@ def test_the_chain_descends_and_nests() -> None:
 def test_the_chain_spans_the_sizes() -> None:
     chain = proposals(run("pruning", trials=CHAIN, budget=20, strategy=PLAIN))
     dense = COST.params(CHANNELS)
-    assert 0.5 * dense < COST.params(chain[0]) <= 0.7 * dense
+    assert 0.3 * dense < COST.params(chain[0]) <= 0.5 * dense
     assert min(COST.params(w) for w in chain) == COST.params(SPACE.minimum_widths())
 
 
