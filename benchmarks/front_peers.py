@@ -107,7 +107,7 @@ def iterative(bench: Bench, record: Record) -> None:
     The schedule of ratios is such that sizes are geometric, down to the smallest it can make.
     """
     steps = chain_length(bench.epochs)
-    made = [(ratio(model)) for ratio, model in narrowing(bench)]
+    made = [(ratio, size_of(model)) for ratio, model in narrowing(bench)]
     least = made[-1][1] / bench.dense_params
     ratios = [0.0]
     for share in sizes(steps, least=least):
