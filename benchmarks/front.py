@@ -1,7 +1,7 @@
 """Which method gets the best front from the same epochs: ours, torch-pruning, Optuna scripts, ...
 
     python benchmarks/front.py [--tasks resnet,mobile] [--methods chain,autoprune] [--seeds 0-4]
-                               [--jobs 2] [--work .benchmarks/front] [--write] [--quick]
+                               [--jobs 2] [--work benchmarks/front_runs] [--write] [--quick]
 
 Every (task, method, seed) is a cell, run in a process of its own on one thread. A finished cell is
 a JSON file in the work folder and is not run again, so that a run may be interrupted and gone on
@@ -40,7 +40,7 @@ from autoprune.results.provenance import git_commit
 
 HERE = Path(__file__).parent
 RESULTS, FIGURE = HERE / "RESULTS.md", HERE / "front.svg"
-WORK, QUICK_WORK = Path(".benchmarks/front"), Path(".benchmarks/front-quick")
+WORK, QUICK_WORK = HERE / "front_runs", Path(".benchmarks/front-quick")
 QUICK, QUICK_EPOCHS = ("autoprune", "chain", "tp-uniform", "optuna-tpe"), 60
 METHODS: dict[str, Callable[[Bench, Record], None]] = {
     **{name: partial(front_search.search, method=name) for name in front_search.VARIANTS},
