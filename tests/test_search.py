@@ -886,7 +886,7 @@ def finished(cost: CostModel, *, number: int, width: int, valid: float) -> Candi
 
 @dataclass
 class Bench:
-    """A driver on pretended jobs, with two tiny candidates finished that score 0.9 throughout."""
+    """A driver on pretended jobs, three tiny candidates finished at 0.9 or little less."""
 
     driver: Driver
     executor: Pretender
@@ -918,9 +918,10 @@ def bench(found: Found, tmp_path: Path) -> Callable[..., Bench]:
             early_stop=early_stop,
             **settings,
         )
-        for number in (900, 901):
-            candidate = finished(cost, number=number, width=1, valid=0.9)
-            driver.candidates[candidate.name] = candidate
+        for number, end in ((900, 0.9), (901, 0.89), (902, 0.89)):
+            candidate = finished(cost, number=number, width=1, valid=end)
+            course = (0.9, 0.88, 0.9, 0.88, end)  # noise, and nothing left to learn
+            driver.candidates[candidate.name] = replace(candidate, curve=course)
         study = optuna.create_study(
             directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0)
         )
@@ -933,9 +934,9 @@ def test_a_dominated_trial_is_stopped_at_the_first_rung(bench: Callable[..., Ben
     b = bench([0.1] * (EPOCHS + 1))
     b.driver.search(b.study, budget=1, deadline=None)
     (trial,) = b.study.trials
-    assert b.executor.answers == [True, True, False]
+    assert b.executor.answers == [True, False]
     assert trial.state == TrialState.PRUNED
-    assert trial.user_attrs["curve"] == [0.1, 0.1, 0.1]
+    assert trial.user_attrs["curve"] == [0.1, 0.1]
     assert trial.intermediate_values == {}
     assert trial_name(trial.number) not in b.driver.candidates
     (record,) = b.tracker.records
@@ -945,7 +946,7 @@ def test_a_dominated_trial_is_stopped_at_the_first_rung(bench: Callable[..., Ben
 
 @pytest.mark.parametrize(
     ("curve", "early_stop"),
-    [([0.1] * (EPOCHS + 1), False), ([0.1, 0.5, 0.91, 0.92, 0.93], True)],
+    [([0.1] * (EPOCHS + 1), False), ([0.1, 0.85, 0.91, 0.92, 0.93], True)],
     ids=["not wanted", "not dominated"],
 )
 def test_other_trials_are_not_stopped(
@@ -985,17 +986,17 @@ def test_wider_models_scores_stop_nothing_and_are_no_part_of_the_curve(
     assert [s[2] for s in standing] == [None, None, None, 0.92, 0.93, 0.94]
 
 
-def test_trials_of_several_steps_are_stopped_by_their_like(bench: Callable[..., Bench]) -> None:
-    b = bench([0.1, 0.1, 0.1, 0.1])
-    b.executor.earlier = [0.9]
+@pytest.mark.parametrize(("earlier", "stops"), [(1, True), (2, False)])
+def test_trials_of_several_steps_are_judged_by_the_epochs_at_their_widths(
+    bench: Callable[..., Bench], earlier: int, stops: bool
+) -> None:
+    # Of four epochs three are left, in which there is a rung, or two, in which there is none.
+    b = bench([0.1] * (EPOCHS + 1 - earlier))
+    b.executor.earlier = [0.9] * earlier
     b.driver.search(b.study, budget=1, deadline=None)
-    assert b.study.trials[0].state == TrialState.COMPLETE  # the witnesses had one step
-    for name, candidate in b.driver.candidates.items():
-        if name != trial_name(0):
-            b.driver.candidates[name] = replace(candidate, curve=(0.9,) * EPOCHS)
-    b.driver.search(b.study, budget=2, deadline=None)
-    assert b.study.trials[1].state == TrialState.PRUNED
-    assert b.study.trials[1].user_attrs["curve"] == [0.1, 0.1, 0.1]
+    (trial,) = b.study.trials
+    assert trial.state == (TrialState.PRUNED if stops else TrialState.COMPLETE)
+    assert len(trial.user_attrs["curve"]) == (2 if stops else EPOCHS + 1 - earlier)
 
 
 @pytest.mark.parametrize(("latency", "stops"), [(0.25, True), (0.125, False)])
