@@ -11,15 +11,14 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 
-from autoprune import jobs
-from autoprune.driver import Dense, Driver
+from autoprune.dense import Dense, prepare_dense
+from autoprune.driver import Driver
 from autoprune.errors import AutopruneError
-from autoprune.finale import Finale, UnexpectedError, run_job
+from autoprune.finale import Finale
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
-from autoprune.pruning.files import read_json, write_json, write_whole
+from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import Grouping
-from autoprune.results.diagnosis import weak_ground
 from autoprune.results.provenance import git_commit, versions
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
@@ -44,7 +43,6 @@ from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
 from autoprune.training.device import worker_environments
-from autoprune.training.yardstick import Yardstick
 
 
 class SearchRun:
@@ -103,7 +101,9 @@ class SearchRun:
         self, executor: Executor, deadline: float | None
     ) -> tuple[SearchResult, dict[str, float]]:
         study, final_study = self._optuna_study(""), self._optuna_study(FINAL)
-        dense = self._dense(executor)
+        dense = prepare_dense(
+            self.study, self.store, executor, self.reporter, latency=self._latency
+        )
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
@@ -115,7 +115,7 @@ class SearchRun:
             raise
         chosen = self._finish(driver, final_study)
         epochs = trained_epochs(study) + trained_epochs(final_study)
-        proxies = _proxies(study, list(driver.candidates.values()))
+        proxies = _proxies(study, list(driver.pool.candidates.values()))
         result = self._export(executor, dense, chosen, ended_counts(study), epochs, proxies, driver)
         counts: dict[str, float] = {f"trials_{state}": n for state, n in result.trials.items()}
         counts |= {
@@ -212,7 +212,7 @@ class SearchRun:
             executor=executor,
             tracker=self.tracker,
             reporter=self.reporter,
-            dense=dense,
+            dense=dense.score,
             metric=self.study.task.metric,
             higher_is_better=self.study.task.higher_is_better,
             seed=self.study.seed,
@@ -243,56 +243,8 @@ class SearchRun:
 
         return weighted
 
-    def _dense(self, executor: Executor) -> Dense:
-        if not self.store.dense_file.exists():
-            self.reporter.update(Status(stage="dense"))
-
-            def tell(value: Mapping[str, Any]) -> None:
-                self.reporter.update(
-                    Status(
-                        stage="dense",
-                        done=value["epoch"],
-                        total=value["epochs"],
-                        metric=self.study.task.metric,
-                        dense_valid=value["valid"],
-                    )
-                )
-
-            try:
-                found = run_job(executor, jobs.prepare_dense, tell, latency=self._latency)
-            except UnexpectedError as error:
-                log = self.store.logs / "dense.log"
-                write_whole(log, error.detail.encode())
-                raise AutopruneError(
-                    f"The dense model must be trained and scored first, but that raised {error} "
-                    f"Mend the model or the data; {log} has the traceback."
-                ) from error
-            write_json(self.store.dense_file, found)
-        value = read_json(self.store.dense_file)
-        for problem in self._weak_ground(value):
-            self.reporter.note(problem)
-        return Dense(
-            score=Score(**{f: value[f] for f in Score.__dataclass_fields__ if f in value}),
-            sensitivity=value["sensitivity"],
-            lamp=value.get("lamp", {}),
-            noise=value["yardstick"]["standard_error"] or 0.0,
-        )
-
-    def _weak_ground(self, dense: Mapping[str, Any]) -> list[str]:
-        """Say what of the dense model and the data will not bear much."""
-        if "yardstick" not in dense:
-            return []  # of an earlier version's search
-        return weak_ground(
-            metric=self.study.task.metric,
-            higher_is_better=self.study.task.higher_is_better,
-            valid=dense["valid"],
-            yardstick=Yardstick(**dense["yardstick"]),
-            calibration_samples=dense["calibration_samples"],
-            calibration_asked=dense["calibration_asked"],
-        )
-
     def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:
-        if not driver.candidates:
+        if not driver.pool.candidates:
             raise AutopruneError(
                 "No trial was completed, so there is no front. "
                 "Raise --budget, --budget-epochs or --timeout."
@@ -303,7 +255,7 @@ class SearchRun:
             except KeyboardInterrupt:
                 driver.park(study)
                 raise
-        return {c.name: c for c in driver.front()}
+        return {c.name: c for c in driver.pool.front()}
 
     def _export(
         self,
@@ -332,7 +284,7 @@ class SearchRun:
             proxies={name: asdict(found) for name, found in proxies.items()},
         )
         pictures = finale.pictures(
-            read_json(self.store.front_file), list(driver.candidates.values())
+            read_json(self.store.front_file), list(driver.pool.candidates.values())
         )
         self.tracker.front(
             finale.tracked(result, finale.front(chosen)), [self.store.front_file, *pictures]
