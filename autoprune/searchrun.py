@@ -19,7 +19,6 @@ from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import Grouping
-from autoprune.results.provenance import git_commit, versions
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
@@ -36,12 +35,12 @@ from autoprune.searching.optuna_study import (
     open_study,
     trained_epochs,
 )
-from autoprune.searching.pareto import hypervolume
 from autoprune.searching.proxies import EPOCH0, PREDICTED, Correlation, correlations, epoch0
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
+from autoprune.tracked import search_params, search_tags, setting_tags, totals
 from autoprune.training.device import worker_environments
 
 
@@ -79,7 +78,10 @@ class SearchRun:
         if self.settings.timeout is not None:
             deadline = time.monotonic() + self.settings.timeout
         self.store.save_grouping(self.grouping)
-        self.tracker.start(self._tracked_params(), self._setting_tags() | self._tracked_tags())
+        self.tracker.start(
+            search_params(self.study, self.grouping),
+            setting_tags(self.settings) | search_tags(self.study),
+        )
         executor = InterruptibleExecutor(self._open_executor())
         status = "FAILED"
         counts: dict[str, float] = {}
@@ -117,20 +119,7 @@ class SearchRun:
         epochs = trained_epochs(study) + trained_epochs(final_study)
         proxies = _proxies(study, list(driver.pool.candidates.values()))
         result = self._export(executor, dense, chosen, ended_counts(study), epochs, proxies, driver)
-        counts: dict[str, float] = {f"trials_{state}": n for state, n in result.trials.items()}
-        counts |= {
-            "epochs": epochs,
-            "front_size": len(result.front),
-            "dense_valid": dense.score.valid,
-            **_measured(proxies),
-        }
-        if result.higher_is_better and 0.5 < dense.score.valid <= 1:
-            counts["hypervolume"] = hypervolume(
-                [(m.params, m.valid) for m in result.front],
-                dense_params=dense.score.params,
-                floor=0.5,
-            )
-        return result, counts
+        return result, totals(result, dense=dense.score, epochs=epochs, proxies=proxies)
 
     # --- the parts --------------------------------------------------------------------------
 
@@ -223,7 +212,7 @@ class SearchRun:
             inherit=self.settings.inherit,
             budget_epochs=self.settings.budget_epochs,
             final_epochs=self.study.final_epochs,
-            tags=self._tracked_tags(),
+            tags=search_tags(self.study),
         )
 
     @property
@@ -291,33 +280,6 @@ class SearchRun:
         )
         return result
 
-    # --- MLflow -----------------------------------------------------------------------------
-
-    def _tracked_params(self) -> dict[str, Any]:
-        """Return what is the same whenever this search is gone on with."""
-        return {
-            "study": self.study.name,
-            "final_epochs": self.study.final_epochs,
-            "dense_params": self.cost.params(self.grouping.channels),
-            "groups": len(self.grouping.groups),
-        }
-
-    def _setting_tags(self) -> dict[str, str]:
-        """Return the settings, which may differ from one sitting to the next."""
-        hidden = ("storage", "tracking_uri")  # they may hold passwords
-        names = [n for n in Settings.__dataclass_fields__ if n not in hidden]
-        return {f"setting.{n}": str(getattr(self.settings, n)) for n in names}
-
-    def _tracked_tags(self) -> dict[str, str]:
-        commit = git_commit()
-        tags = {f"version.{name}": version for name, version in versions().items()}
-        return {
-            **tags,
-            "seed": str(self.study.seed),
-            "study": self.study.name,
-            **({"git_commit": commit} if commit else {}),
-        }
-
 
 def _proxies(study: optuna.Study, candidates: list[Candidate]) -> dict[str, Correlation]:
     """Say how well what was known of trials before their training told what came of it."""
@@ -328,13 +290,3 @@ def _proxies(study: optuna.Study, candidates: list[Candidate]) -> dict[str, Corr
     }
     known = {EPOCH0: epoch0(candidates), **({PREDICTED: predicted} if predicted else {})}
     return correlations(candidates, known)
-
-
-def _measured(proxies: Mapping[str, Correlation]) -> dict[str, float]:
-    """Return the proxies' correlations as MLflow is told of them."""
-    return {
-        f"proxy.{name}.{kind}": value
-        for name, found in proxies.items()
-        for kind, value in (("within_sizes", found.within_sizes), ("pooled", found.pooled))
-        if value is not None
-    }
