@@ -11,16 +11,14 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 
-from autoprune import jobs
-from autoprune.driver import Dense, Driver
+from autoprune.dense import Dense, prepare_dense
+from autoprune.driver import Driver
 from autoprune.errors import AutopruneError
-from autoprune.finale import Finale, UnexpectedError, run_job
+from autoprune.finale import Finale
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
-from autoprune.pruning.files import read_json, write_json, write_whole
+from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import Grouping
-from autoprune.results.diagnosis import weak_ground
-from autoprune.results.provenance import git_commit, versions
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
@@ -37,14 +35,13 @@ from autoprune.searching.optuna_study import (
     open_study,
     trained_epochs,
 )
-from autoprune.searching.pareto import hypervolume
 from autoprune.searching.proxies import EPOCH0, PREDICTED, Correlation, correlations, epoch0
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
+from autoprune.tracked import search_params, search_tags, setting_tags, totals
 from autoprune.training.device import worker_environments
-from autoprune.training.yardstick import Yardstick
 
 
 class SearchRun:
@@ -81,7 +78,10 @@ class SearchRun:
         if self.settings.timeout is not None:
             deadline = time.monotonic() + self.settings.timeout
         self.store.save_grouping(self.grouping)
-        self.tracker.start(self._tracked_params(), self._setting_tags() | self._tracked_tags())
+        self.tracker.start(
+            search_params(self.study, self.grouping),
+            setting_tags(self.settings) | search_tags(self.study),
+        )
         executor = InterruptibleExecutor(self._open_executor())
         status = "FAILED"
         counts: dict[str, float] = {}
@@ -103,7 +103,9 @@ class SearchRun:
         self, executor: Executor, deadline: float | None
     ) -> tuple[SearchResult, dict[str, float]]:
         study, final_study = self._optuna_study(""), self._optuna_study(FINAL)
-        dense = self._dense(executor)
+        dense = prepare_dense(
+            self.study, self.store, executor, self.reporter, latency=self._latency
+        )
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
@@ -115,22 +117,9 @@ class SearchRun:
             raise
         chosen = self._finish(driver, final_study)
         epochs = trained_epochs(study) + trained_epochs(final_study)
-        proxies = _proxies(study, list(driver.candidates.values()))
+        proxies = _proxies(study, list(driver.pool.candidates.values()))
         result = self._export(executor, dense, chosen, ended_counts(study), epochs, proxies, driver)
-        counts: dict[str, float] = {f"trials_{state}": n for state, n in result.trials.items()}
-        counts |= {
-            "epochs": epochs,
-            "front_size": len(result.front),
-            "dense_valid": dense.score.valid,
-            **_measured(proxies),
-        }
-        if result.higher_is_better and 0.5 < dense.score.valid <= 1:
-            counts["hypervolume"] = hypervolume(
-                [(m.params, m.valid) for m in result.front],
-                dense_params=dense.score.params,
-                floor=0.5,
-            )
-        return result, counts
+        return result, totals(result, dense=dense.score, epochs=epochs, proxies=proxies)
 
     # --- the parts --------------------------------------------------------------------------
 
@@ -212,7 +201,7 @@ class SearchRun:
             executor=executor,
             tracker=self.tracker,
             reporter=self.reporter,
-            dense=dense,
+            dense=dense.score,
             metric=self.study.task.metric,
             higher_is_better=self.study.task.higher_is_better,
             seed=self.study.seed,
@@ -223,7 +212,7 @@ class SearchRun:
             inherit=self.settings.inherit,
             budget_epochs=self.settings.budget_epochs,
             final_epochs=self.study.final_epochs,
-            tags=self._tracked_tags(),
+            tags=search_tags(self.study),
         )
 
     @property
@@ -243,56 +232,8 @@ class SearchRun:
 
         return weighted
 
-    def _dense(self, executor: Executor) -> Dense:
-        if not self.store.dense_file.exists():
-            self.reporter.update(Status(stage="dense"))
-
-            def tell(value: Mapping[str, Any]) -> None:
-                self.reporter.update(
-                    Status(
-                        stage="dense",
-                        done=value["epoch"],
-                        total=value["epochs"],
-                        metric=self.study.task.metric,
-                        dense_valid=value["valid"],
-                    )
-                )
-
-            try:
-                found = run_job(executor, jobs.prepare_dense, tell, latency=self._latency)
-            except UnexpectedError as error:
-                log = self.store.logs / "dense.log"
-                write_whole(log, error.detail.encode())
-                raise AutopruneError(
-                    f"The dense model must be trained and scored first, but that raised {error} "
-                    f"Mend the model or the data; {log} has the traceback."
-                ) from error
-            write_json(self.store.dense_file, found)
-        value = read_json(self.store.dense_file)
-        for problem in self._weak_ground(value):
-            self.reporter.note(problem)
-        return Dense(
-            score=Score(**{f: value[f] for f in Score.__dataclass_fields__ if f in value}),
-            sensitivity=value["sensitivity"],
-            lamp=value.get("lamp", {}),
-            noise=value["yardstick"]["standard_error"] or 0.0,
-        )
-
-    def _weak_ground(self, dense: Mapping[str, Any]) -> list[str]:
-        """Say what of the dense model and the data will not bear much."""
-        if "yardstick" not in dense:
-            return []  # of an earlier version's search
-        return weak_ground(
-            metric=self.study.task.metric,
-            higher_is_better=self.study.task.higher_is_better,
-            valid=dense["valid"],
-            yardstick=Yardstick(**dense["yardstick"]),
-            calibration_samples=dense["calibration_samples"],
-            calibration_asked=dense["calibration_asked"],
-        )
-
     def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:
-        if not driver.candidates:
+        if not driver.pool.candidates:
             raise AutopruneError(
                 "No trial was completed, so there is no front. "
                 "Raise --budget, --budget-epochs or --timeout."
@@ -303,7 +244,7 @@ class SearchRun:
             except KeyboardInterrupt:
                 driver.park(study)
                 raise
-        return {c.name: c for c in driver.front()}
+        return {c.name: c for c in driver.pool.front()}
 
     def _export(
         self,
@@ -332,39 +273,12 @@ class SearchRun:
             proxies={name: asdict(found) for name, found in proxies.items()},
         )
         pictures = finale.pictures(
-            read_json(self.store.front_file), list(driver.candidates.values())
+            read_json(self.store.front_file), list(driver.pool.candidates.values())
         )
         self.tracker.front(
             finale.tracked(result, finale.front(chosen)), [self.store.front_file, *pictures]
         )
         return result
-
-    # --- MLflow -----------------------------------------------------------------------------
-
-    def _tracked_params(self) -> dict[str, Any]:
-        """Return what is the same whenever this search is gone on with."""
-        return {
-            "study": self.study.name,
-            "final_epochs": self.study.final_epochs,
-            "dense_params": self.cost.params(self.grouping.channels),
-            "groups": len(self.grouping.groups),
-        }
-
-    def _setting_tags(self) -> dict[str, str]:
-        """Return the settings, which may differ from one sitting to the next."""
-        hidden = ("storage", "tracking_uri")  # they may hold passwords
-        names = [n for n in Settings.__dataclass_fields__ if n not in hidden]
-        return {f"setting.{n}": str(getattr(self.settings, n)) for n in names}
-
-    def _tracked_tags(self) -> dict[str, str]:
-        commit = git_commit()
-        tags = {f"version.{name}": version for name, version in versions().items()}
-        return {
-            **tags,
-            "seed": str(self.study.seed),
-            "study": self.study.name,
-            **({"git_commit": commit} if commit else {}),
-        }
 
 
 def _proxies(study: optuna.Study, candidates: list[Candidate]) -> dict[str, Correlation]:
@@ -376,13 +290,3 @@ def _proxies(study: optuna.Study, candidates: list[Candidate]) -> dict[str, Corr
     }
     known = {EPOCH0: epoch0(candidates), **({PREDICTED: predicted} if predicted else {})}
     return correlations(candidates, known)
-
-
-def _measured(proxies: Mapping[str, Correlation]) -> dict[str, float]:
-    """Return the proxies' correlations as MLflow is told of them."""
-    return {
-        f"proxy.{name}.{kind}": value
-        for name, found in proxies.items()
-        for kind, value in (("within_sizes", found.within_sizes), ("pooled", found.pooled))
-        if value is not None
-    }

@@ -12,7 +12,7 @@ from optuna.trial import Trial
 from autoprune.progress import EndedTrial, RunningTrial
 from autoprune.pruning.plan import Plan
 from autoprune.results.records import State, TrialRecord
-from autoprune.searching.candidate import FINAL, Candidate
+from autoprune.searching.candidate import FINAL, Candidate, Score
 from autoprune.searching.space import NO_SPARSIFY
 
 
@@ -51,11 +51,22 @@ class TrialRun:
     def is_final(self) -> bool:
         return self.name.endswith(FINAL)
 
-    def hear_wider(self, value: Mapping[str, Any]) -> bool:
-        """Take in what a job tells of models wider than its plan's; return whether it did.
+    def hear(self, value: Mapping[str, Any]) -> bool:
+        """Take in what its job tells; return whether that is of a model of its plan's widths.
 
-        Their scores are neither for the trial's curve nor to be stopped by.
+        The scores of wider ones are neither for its curve nor to be stopped by.
         """
+        if self._hear_wider(value):
+            return False
+        self.curve.append(value["valid"])
+        if "loss" in value:
+            self.losses.append(value["loss"])
+        if "latency" in value:
+            self.costs["latency"] = value["latency"]
+            self.latency_spread = value["latency_spread"]
+        return True
+
+    def _hear_wider(self, value: Mapping[str, Any]) -> bool:
         if "sparsify_cached" in value:
             self.sparsify_cached = value["sparsify_cached"]
         elif "sparsify" in value:
@@ -65,6 +76,11 @@ class TrialRun:
         else:
             return False
         return True
+
+    def note(self, **attributes: Any) -> None:
+        """Write user attributes of its trial."""
+        for name, value in attributes.items():
+            self.trial.set_user_attr(name, value)
 
     @property
     def epochs(self) -> int:
@@ -87,6 +103,38 @@ class TrialRun:
             found["sparsify_epochs"] = len(self.sparsify_curve)
             found["sparsify_cached"] = self.sparsify_cached
         return found
+
+    def mismatch(self, params: int) -> str | None:
+        """Say what is wrong with a cut model's parameters, if they are not those of its plan."""
+        # Of single weights, one that is kept may happen to be zero.
+        masked = self.plan.granularity != "channel"
+        if params == self.params or (masked and params < self.params):
+            return None
+        return (
+            f"The cut model must have the {self.params} parameters that its widths imply, "
+            f"but has {params}. Please report this model."
+        )
+
+    def candidate(self, result: Mapping[str, Any]) -> Candidate:
+        """Return what it came to, by its job's result."""
+        return Candidate(
+            name=self.name,
+            trial=self.trial.number,
+            plan=Plan.from_json(result["plan"]),
+            score=Score(
+                valid=result["valid"],
+                params=result["params"],
+                macs=result["macs"],
+                size_bytes=result["size_bytes"],
+                memory=int(self.costs["memory"]),
+                latency=self.costs.get("latency"),
+                latency_spread=self.latency_spread,
+            ),
+            parent=self.parent,
+            epochs=self.parent_epochs + self.plan.finetune.epochs + len(self.sparsify_curve),
+            curve=tuple(self.curve),
+            seed=self.seed,
+        )
 
     def standing(self) -> RunningTrial:
         """Return where it stands."""

@@ -14,7 +14,7 @@ import pytest
 from helpers import write_study
 
 from autoprune import finale, run
-from autoprune.driver import Dense, Driver
+from autoprune.driver import Driver
 from autoprune.progress import SilentReporter
 from autoprune.pruning.cost import CostModel
 from autoprune.results import export
@@ -143,7 +143,7 @@ def test_sparsities_are_what_matters_for_the_size(
         executor=Instant(store, cost),
         tracker=NullTracker(),
         reporter=SilentReporter(),
-        dense=Dense(score=Score(valid=0.9, params=9_999, macs=1, size_bytes=1), sensitivity={}),
+        dense=Score(valid=0.9, params=9_999, macs=1, size_bytes=1),
         metric="accuracy",
         higher_is_better=True,
         seed=0,

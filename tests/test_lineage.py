@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 import autoprune
 from autoprune import finale, run
-from autoprune.driver import Dense, Driver
+from autoprune.driver import Driver
 from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.cost import CostModel
@@ -191,7 +191,7 @@ def driver_on(executor: Executor, space: SearchSpace, cost: CostModel, store: St
         executor=executor,
         tracker=NullTracker(),
         reporter=SilentReporter(),
-        dense=Dense(score=Score(valid=0.9, params=9_999, macs=1, size_bytes=1), sensitivity={}),
+        dense=Score(valid=0.9, params=9_999, macs=1, size_bytes=1),
         metric="accuracy",
         higher_is_better=True,
         seed=0,
@@ -239,7 +239,7 @@ def test_a_parent_is_kept_while_another_worker_reads_it(ground: Ground) -> None:
     # t001 was done first, so t002 was cut from it; then t000 drove it off the front.
     assert executor.parents == {"t000": DENSE, "t001": DENSE, "t002": "t001"}
     assert executor.there == [True, True, True]
-    assert {name for name in driver.candidates if store.has_weights(name)} == {"t000", "t002"}
+    assert {name for name in driver.pool.candidates if store.has_weights(name)} == {"t000", "t002"}
 
 
 # --- the same parent again ----------------------------------------------------------------------
@@ -389,7 +389,7 @@ def test_a_trial_that_is_tried_again_has_the_parent_it_had(ground: Ground) -> No
     assert executor.parents == {"t000": DENSE, "t001": DENSE, "t002": "t001", "t003": "t001"}
     again = ground.study.trials[3].user_attrs
     assert (again["retry_of"], again["lineage"]) == (2, ["t001", DENSE])
-    assert {name for name in driver.candidates if store.has_weights(name)} == {"t000", "t003"}
+    assert {name for name in driver.pool.candidates if store.has_weights(name)} == {"t000", "t003"}
 
 
 def test_a_trial_whose_worker_dies_is_tried_three_times(ground: Ground) -> None:

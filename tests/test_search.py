@@ -23,9 +23,9 @@ from torch import nn
 
 import autoprune
 from autoprune import finale, jobs, run
-from autoprune.driver import Dense, Driver, trial_name
+from autoprune.driver import Driver
 from autoprune.errors import AutopruneError
-from autoprune.progress import SilentReporter, Status
+from autoprune.progress import Reporter, SilentReporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import FineTune, Plan
 from autoprune.results import export
@@ -33,7 +33,7 @@ from autoprune.results.result import Model, SearchResult, open_result
 from autoprune.results.store import Store
 from autoprune.results.tracking import NullTracker, TrialRecord
 from autoprune.running.executor import Done, Event, Progress
-from autoprune.searching.candidate import Candidate, Score
+from autoprune.searching.candidate import Candidate, Score, trial_name
 from autoprune.searching.proxies import EPOCH0, correlations, spearman
 from autoprune.searching.space import SearchSpace, Space
 from autoprune.study import load_study
@@ -896,7 +896,13 @@ class Bench:
 
 @pytest.fixture
 def bench(found: Found, tmp_path: Path) -> Callable[..., Bench]:
-    def make(curve: list[float], *, early_stop: bool = True, **settings: Any) -> Bench:
+    def make(
+        curve: list[float],
+        *,
+        early_stop: bool = True,
+        reporter: Reporter | None = None,
+        **settings: Any,
+    ) -> Bench:
         grouping = found.store.load_grouping()
         cost = CostModel(grouping)
         store = Store(tmp_path / "out")
@@ -909,8 +915,8 @@ def bench(found: Found, tmp_path: Path) -> Callable[..., Bench]:
             store=store,
             executor=executor,
             tracker=tracker,
-            reporter=SilentReporter(),
-            dense=Dense(score=Score(valid=0.9, params=2426, macs=1, size_bytes=1), sensitivity={}),
+            reporter=reporter or SilentReporter(),
+            dense=Score(valid=0.9, params=2426, macs=1, size_bytes=1),
             metric="accuracy",
             higher_is_better=True,
             seed=0,
@@ -921,7 +927,7 @@ def bench(found: Found, tmp_path: Path) -> Callable[..., Bench]:
         for number, end in ((900, 0.9), (901, 0.89), (902, 0.89)):
             candidate = finished(cost, number=number, width=1, valid=end)
             course = (0.9, 0.88, 0.9, 0.88, end)  # noise, and nothing left to learn
-            driver.candidates[candidate.name] = replace(candidate, curve=course)
+            driver.pool.candidates[candidate.name] = replace(candidate, curve=course)
         study = optuna.create_study(
             directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0)
         )
@@ -938,7 +944,7 @@ def test_a_dominated_trial_is_stopped_at_the_first_rung(bench: Callable[..., Ben
     assert trial.state == TrialState.PRUNED
     assert trial.user_attrs["curve"] == [0.1, 0.1]
     assert trial.intermediate_values == {}
-    assert trial_name(trial.number) not in b.driver.candidates
+    assert trial_name(trial.number) not in b.driver.pool.candidates
     (record,) = b.tracker.records
     assert record.state == "stopped"
     assert record.metrics["valid"] == 0.1
@@ -957,27 +963,26 @@ def test_other_trials_are_not_stopped(
     (trial,) = b.study.trials
     assert b.executor.answers == [True] * (EPOCHS + 1)
     assert trial.state == TrialState.COMPLETE
-    assert b.driver.candidates[trial_name(trial.number)].curve == tuple(curve)
+    assert b.driver.pool.candidates[trial_name(trial.number)].curve == tuple(curve)
     assert b.tracker.records[0].state == "complete"
 
 
 def test_wider_models_scores_stop_nothing_and_are_no_part_of_the_curve(
     bench: Callable[..., Bench],
 ) -> None:
-    b = bench([0.92, 0.93, 0.94])
-    b.executor.earlier = [0.1, 0.1]  # as bad as can be, at each of what would be rungs
     standing: list[tuple[int, int, float | None]] = []
 
     class Watcher(SilentReporter):
         def update(self, status: Status) -> None:
             standing.extend((r.epoch, r.epochs, r.valid) for r in status.running)
 
-    b.driver._reporter = Watcher()
+    b = bench([0.92, 0.93, 0.94], reporter=Watcher())
+    b.executor.earlier = [0.1, 0.1]  # as bad as can be, at each of what would be rungs
     b.driver.search(b.study, budget=1, deadline=None)
     (trial,) = b.study.trials
     assert trial.state == TrialState.COMPLETE
     assert trial.user_attrs["curve"] == [0.92, 0.93, 0.94]
-    candidate = b.driver.candidates[trial_name(trial.number)]
+    candidate = b.driver.pool.candidates[trial_name(trial.number)]
     assert candidate.curve == (0.92, 0.93, 0.94)
     assert candidate.epochs == EPOCHS
     (record,) = b.tracker.records
@@ -1008,9 +1013,9 @@ def test_a_dominated_trial_that_is_faster_is_not_stopped(
         costs=("params", "latency"),
         latency={"engine": "eager", "batch_size": 1},
     )
-    for name, candidate in b.driver.candidates.items():
+    for name, candidate in b.driver.pool.candidates.items():
         score = replace(candidate.score, latency=0.2)
-        b.driver.candidates[name] = replace(candidate, score=score)
+        b.driver.pool.candidates[name] = replace(candidate, score=score)
     b.executor.latency = latency
     b.driver.search(b.study, budget=1, deadline=None)
     (trial,) = b.study.trials
@@ -1018,7 +1023,7 @@ def test_a_dominated_trial_that_is_faster_is_not_stopped(
     (record,) = b.tracker.records
     assert record.metrics["latency_ms"] == 1e3 * latency
     if not stops:
-        score = b.driver.candidates[trial_name(trial.number)].score
+        score = b.driver.pool.candidates[trial_name(trial.number)].score
         assert (score.latency, score.latency_spread) == (latency, 0.01)
         assert trial.user_attrs["latency"] == latency
 
@@ -1029,7 +1034,7 @@ def test_a_final_stage_that_goes_on_takes_the_front_of_now(bench: Callable[..., 
         finished(b.executor.cost, number=number, width=width, valid=valid)
         for number, (width, valid) in enumerate([(2, 0.5), (4, 0.6), (6, 0.7), (3, 0.8)])
     )
-    b.driver.candidates = {c.name: c for c in (small, middle, large)}
+    b.driver.pool.candidates = {c.name: c for c in (small, middle, large)}
     b.executor.interrupted = True
     with pytest.raises(KeyboardInterrupt):
         b.driver.finish(b.study, epochs=EPOCHS)
@@ -1037,7 +1042,7 @@ def test_a_final_stage_that_goes_on_takes_the_front_of_now(bench: Callable[..., 
     assert b.executor.started == ["t000-final"]
 
     b.executor.interrupted, b.executor.started = False, []
-    b.driver.candidates[better.name] = better  # nobody needs the middle and the large one now
+    b.driver.pool.candidates[better.name] = better  # nobody needs the middle and the large one now
     chosen = b.driver.finish(b.study, epochs=EPOCHS)
     assert b.executor.started == ["t000-final", "t003-final"]
     assert {name: c.name for name, c in chosen.items()} == {

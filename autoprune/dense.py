@@ -1,0 +1,112 @@
+"""The dense model's turn: it is trained or loaded, scored and profiled once, then read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoprune import jobs
+from autoprune.errors import AutopruneError
+from autoprune.finale import UnexpectedError, run_job
+from autoprune.progress import Reporter, Status
+from autoprune.pruning.files import read_json, write_json, write_whole
+from autoprune.results.diagnosis import weak_ground
+from autoprune.results.store import Store
+from autoprune.running.executor import Executor
+from autoprune.searching.candidate import Score
+from autoprune.study import PruningStudy
+from autoprune.training.yardstick import Yardstick
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """What is known of the dense model."""
+
+    score: Score
+    sensitivity: Mapping[str, float]
+    lamp: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """LAMP scores of its channels, by group."""
+    noise: float = 0.0
+    """Standard error of its score, for another draw of the validation split; 0 if not known."""
+
+
+def prepare_dense(
+    study: PruningStudy,
+    store: Store,
+    executor: Executor,
+    reporter: Reporter,
+    *,
+    latency: Mapping[str, Any] | None,
+) -> Dense:
+    """Return what is known of the dense model, which a worker prepares unless the store has it.
+
+    The reporter is told how far that has come, and what of the model and the data will not bear
+    much.
+
+    Parameters
+    ----------
+    latency
+        How latency is measured, as `jobs.prepare_dense` takes it; None measures none.
+
+    Raises
+    ------
+    AutopruneError
+        If the model cannot be trained and scored.
+    """
+    if not store.dense_file.exists():
+        write_json(store.dense_file, _prepared(study, store, executor, reporter, latency))
+    value = read_json(store.dense_file)
+    for problem in _weak_ground(study, value):
+        reporter.note(problem)
+    return Dense(
+        score=Score(**{f: value[f] for f in Score.__dataclass_fields__ if f in value}),
+        sensitivity=value["sensitivity"],
+        lamp=value.get("lamp", {}),
+        noise=value["yardstick"]["standard_error"] or 0.0,
+    )
+
+
+def _prepared(
+    study: PruningStudy,
+    store: Store,
+    executor: Executor,
+    reporter: Reporter,
+    latency: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    reporter.update(Status(stage="dense"))
+
+    def tell(value: Mapping[str, Any]) -> None:
+        reporter.update(
+            Status(
+                stage="dense",
+                done=value["epoch"],
+                total=value["epochs"],
+                metric=study.task.metric,
+                dense_valid=value["valid"],
+            )
+        )
+
+    try:
+        return run_job(executor, jobs.prepare_dense, tell, latency=latency)
+    except UnexpectedError as error:
+        log = store.logs / "dense.log"
+        write_whole(log, error.detail.encode())
+        raise AutopruneError(
+            f"The dense model must be trained and scored first, but that raised {error} "
+            f"Mend the model or the data; {log} has the traceback."
+        ) from error
+
+
+def _weak_ground(study: PruningStudy, dense: Mapping[str, Any]) -> list[str]:
+    """Say what of the dense model and the data will not bear much."""
+    if "yardstick" not in dense:
+        return []  # of an earlier version's search
+    return weak_ground(
+        metric=study.task.metric,
+        higher_is_better=study.task.higher_is_better,
+        valid=dense["valid"],
+        yardstick=Yardstick(**dense["yardstick"]),
+        calibration_samples=dense["calibration_samples"],
+        calibration_asked=dense["calibration_asked"],
+    )

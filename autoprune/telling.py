@@ -1,0 +1,123 @@
+"""Telling of a search: each ended trial to the tracker, where it stands to the reporter."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from autoprune.account import Account
+from autoprune.pool import Pool
+from autoprune.progress import EndedTrial, FrontPoint, Reporter, Stage, Status
+from autoprune.results.records import State
+from autoprune.results.tracking import Tracker
+from autoprune.searching.candidate import Candidate, Score
+from autoprune.trialrun import TrialRun
+
+
+class Teller:
+    """Tells a tracker and a reporter of the trials of a search.
+
+    Parameters
+    ----------
+    dense
+        The dense model's score.
+    channels
+        The dense model's widths, by group.
+    under_way
+        The trials under way; the caller keeps it up to date.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracker: Tracker,
+        reporter: Reporter,
+        metric: str,
+        dense: Score,
+        channels: Mapping[str, int],
+        tags: Mapping[str, str],
+        pool: Pool,
+        account: Account,
+        under_way: Collection[TrialRun],
+    ) -> None:
+        self._tracker = tracker
+        self._reporter = reporter
+        self._metric = metric
+        self._dense = dense
+        self._channels = channels
+        self._tags = dict(tags)
+        self._pool = pool
+        self._account = account
+        self._under_way = under_way
+
+    def record(
+        self, run: TrialRun, state: State, candidate: Candidate | None = None, *, cause: str = ""
+    ) -> None:
+        """Tell the tracker how a trial ended."""
+        self._tracker.trial(
+            run.record(
+                state,
+                candidate,
+                cause=cause,
+                channels=self._channels,
+                dense_params=self._dense.params,
+                tags=self._tags,
+            )
+        )
+
+    def search_stages(self, budget: int | None, done: int) -> list[Stage]:
+        """Return what bounds the search, in trials and in epochs; the last one is shown."""
+        stages = [] if budget is None else [Stage("search", budget, done)]
+        if self._account.budget is not None:
+            spent = self._account.spent
+            stages.append(Stage("search", self._account.budget, spent, unit="epochs"))
+        return stages
+
+    def search(self, stages: Sequence[Stage], done: int, ended: EndedTrial | None = None) -> None:
+        """Report how far the search has come; it is over when the first of its bounds is met."""
+        trained = self._account.spent + sum(run.epochs for run in self._under_way)
+        etas = [
+            stage.eta(trained, reserved=self._account.reserved())
+            if stage.unit
+            else stage.eta(done + self._partly())
+            for stage in stages
+        ]
+        eta = min((eta for eta in etas if eta is not None), default=None)
+        self._report(stages[-1], trained if stages[-1].unit else done, ended, eta=eta)
+
+    def final(self, stage: Stage, done: int, ended: EndedTrial | None = None) -> None:
+        """Report how far the final stage has come."""
+        self._report(stage, done, ended, eta=stage.eta(done + self._partly()))
+
+    def left_out(self, count: int, *, of: int) -> None:
+        """Report that epochs do not last for the final stage of `count` models."""
+        self._reporter.note(
+            f"{count} of the front's {of} models get no final fine-tuning: the epochs of the "
+            f"budget are used up."
+        )
+
+    def _partly(self) -> float:
+        """Return how many trials' worth of epochs those under way have trained."""
+        running = [run.standing() for run in self._under_way]
+        return sum(r.epoch / r.epochs for r in running)
+
+    def _report(
+        self, stage: Stage, done: int, ended: EndedTrial | None, *, eta: float | None
+    ) -> None:
+        self._reporter.update(
+            Status(
+                stage=stage.name,
+                done=done,
+                total=stage.total,
+                unit=stage.unit,
+                metric=self._metric,
+                dense_params=self._dense.params,
+                dense_valid=self._dense.valid,
+                running=[run.standing() for run in self._under_way],
+                front=[
+                    FrontPoint(c.name, c.score.params, c.score.valid, c.score.latency)
+                    for c in self._pool.front()
+                ],
+                ended=ended,
+                eta_seconds=eta,
+            )
+        )
