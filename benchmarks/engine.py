@@ -3,7 +3,7 @@
     python benchmarks/engine.py [--plans 7] [--size 224] [--write]
 
 One thread, no training. Ours and theirs run in fresh processes, one after the other, in the same
-run. `--write` puts the table into the section "The engine" of benchmarks/RESULTS.md. Linux only:
+run. `--write` puts the table into RESULTS.md. Linux only:
 peaks of resident memory are the kernel's own (VmHWM, reset before each stage). Times are the
 process's CPU time, which on one thread is its time on a machine that does nothing else.
 """
@@ -19,7 +19,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -30,10 +29,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from results_file import wrapped, write_section
 from torch import Tensor, nn
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
-HEADING = "## The engine"
+TITLE = "The engine"
 PARAMS = 25_557_032
 BATCHES, BATCH_SIZE = 2, 4
 COSTED = 10_000
@@ -251,23 +250,14 @@ def section(ours: dict[str, Any], theirs: dict[str, Any] | None, *, plans: int, 
         f"its plan is a deep copy and `MagnitudePruner(pruning_ratio=0.5).step()`, which "
         f"traces the model each time. Our plan has {ours['params']:,} parameters, {they}."
     )
-    wrapped = textwrap.fill(paragraph, 120, break_on_hyphens=False)
-    return f"{HEADING}\n\n{wrapped}\n\n{table(ours, theirs)}\n"
-
-
-def refresh(text: str) -> None:
-    """Put the section into RESULTS.md, in the place of the one that is there."""
-    head, _, rest = RESULTS.read_text().partition(f"{HEADING}\n")
-    following = rest.find("\n## ")
-    tail = rest[following:] if following >= 0 else ""
-    RESULTS.write_text(f"{head.rstrip()}\n\n{text}{tail}")
+    return f"{wrapped(paragraph)}\n\n{table(ours, theirs)}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plans", type=int, default=7, help="plans that are timed")
     parser.add_argument("--size", type=int, default=224, help="pixels on a side")
-    parser.add_argument("--write", action="store_true", help=f"refresh {RESULTS.name}")
+    parser.add_argument("--write", action="store_true", help="refresh RESULTS.md")
     parser.add_argument("--measure", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -282,7 +272,7 @@ def main() -> None:
     text = section(ours, theirs, plans=options.plans, size=options.size)
     print(text)
     if options.write:
-        refresh(text)
+        write_section(TITLE, text)
 
 
 if __name__ == "__main__":

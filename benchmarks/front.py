@@ -32,14 +32,15 @@ import torch
 from front_bench import TUNING_SEED, Bench, Work
 from front_figure import draw
 from front_record import Record
-from front_report import load, refresh, section
+from front_report import TITLE, load, section
 from front_tasks import TASKS, check_data
+from results_file import write_section
 
 from autoprune.pruning.files import write_json
 from autoprune.results.provenance import git_commit
 
 HERE = Path(__file__).parent
-RESULTS, FIGURE = HERE / "RESULTS.md", HERE / "front.svg"
+FIGURE = HERE / "front.svg"
 WORK, QUICK_WORK = HERE / "front_runs", Path(".benchmarks/front-quick")
 QUICK, QUICK_EPOCHS = ("autoprune", "chain", "tp-uniform", "optuna-tpe"), 60
 METHODS: dict[str, Callable[[Bench, Record], None]] = {
@@ -238,9 +239,10 @@ def main() -> None:
                 break
     titles = {name: TASKS[name].title for name in tasks}
     results = load(work.root / "cells", titles, methods)
-    print(section(results, tasks=tasks, methods=methods, seeds=seeds))
+    text = section(results, tasks=tasks, methods=methods, seeds=seeds)
+    print(text)
     if options.write:
-        refresh(RESULTS, section(results, tasks=tasks, methods=methods, seeds=seeds))
+        write_section(TITLE, text)
         if results:
             draw(results, FIGURE)
     if faults:

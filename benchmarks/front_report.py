@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results_file import wrapped
 from scipy import stats
 
 from autoprune.pruning.files import read_json
@@ -20,7 +20,7 @@ OURS = "autoprune"
 FLOOR, DECADES = 0.5, 2.5
 FRACTIONS = (2, 4, 8, 16, 32)
 """Times fewer parameters at which accuracies are compared."""
-HEADING = "## Fronts from the same epochs"
+TITLE = "Fronts from the same epochs"
 ABOUT = (
     "`python benchmarks/front.py --write`: every method has the same dense models, the same epochs "
     "of fine-tuning in all and the same recipe (AdamW, one cycle, distillation from the dense "
@@ -268,7 +268,7 @@ def section(
     seeds: Sequence[int],
 ) -> str:
     """Return the benchmark's section of RESULTS.md, with what is missing."""
-    parts = [HEADING, wrapped(ABOUT)]
+    parts = [wrapped(ABOUT)]
     for each in results:
         parts += [f"### {each.title}", wrapped(each.about()), each.main_table()]
         parts += ["Test accuracy by size:", each.accuracy_table()]
@@ -279,16 +279,4 @@ def section(
         listed = [f"{m} (seed {', '.join(s)})" for m, s in lacking.items() if s]
         if listed:
             parts.append(wrapped(f"Not run on {task}: {'; '.join(listed)}."))
-    return "\n\n".join(parts) + "\n"
-
-
-def wrapped(text: str) -> str:
-    return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)
-
-
-def refresh(file: Path, section: str) -> None:
-    """Put the section into a file, in the place of the one that is there."""
-    head, _, rest = file.read_text().partition(f"{HEADING}\n")
-    following = rest.find("\n## ")
-    tail = rest[following:] if following >= 0 else ""
-    file.write_text(f"{head.rstrip()}\n\n{section}{tail}")
+    return "\n\n".join(parts)

@@ -10,12 +10,11 @@ in turns, on one thread. `--write` puts the tables into RESULTS.md.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import networks
 import torch
+from results_file import wrapped, write_section
 from torch import Tensor, nn
 
 from autoprune.pruning.cost import CostModel
@@ -25,8 +24,12 @@ from autoprune.searching.allocation import Allocator, Shape
 from autoprune.searching.space import SearchSpace, Space
 from autoprune.training.latency import Latency, measure_together
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
-TITLE = "## Latency beside multiply-accumulates"
+TITLE = "Latency beside multiply-accumulates"
+ABOUT = (
+    "`python benchmarks/latency.py --write`: random weights, one thread, every group cut by the "
+    "same ratio. The dense row is milliseconds a batch, the others are shares of the dense "
+    "network's; all models of a column took turns in one run, block by block."
+)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "ResNet-18, 64x64": (networks.resnet18, torch.zeros(1, 3, 64, 64)),
     "MobileNetV2, 64x64": (networks.mobilenet_v2, torch.zeros(1, 3, 64, 64)),
@@ -50,7 +53,7 @@ def main() -> None:
             print(line, flush=True)
             lines.append(line)
     if options.write:
-        write(lines)
+        write_section(TITLE, "\n".join([wrapped(ABOUT), "", *lines]))
 
 
 def table(name: str, dense: nn.Module, example: Tensor) -> Iterator[str]:
@@ -88,28 +91,6 @@ def table(name: str, dense: nn.Module, example: Tensor) -> Iterator[str]:
 
 def spread(latency: Latency) -> str:
     return f"{1e3 * latency.seconds:.3f} ms (quartiles {1e3 * latency.spread:.3f} apart)"
-
-
-def write(lines: list[str]) -> None:
-    """Put the section in the place of the one before, or at the end."""
-    section = "\n".join(
-        [
-            TITLE,
-            "",
-            "`python benchmarks/latency.py --write`: random weights, one thread, every group cut "
-            "by the same ratio. The dense\nrow is milliseconds a batch, the others are shares of "
-            "the dense network's; all models of a column took turns in one\nrun, block by block.",
-            "",
-            *lines,
-        ]
-    )
-    text = RESULTS.read_text()
-    pattern = re.compile(rf"{re.escape(TITLE)}\n.*?(?=\n## |\Z)", re.DOTALL)
-    if pattern.search(text):
-        text = pattern.sub(lambda _: section, text)
-    else:
-        text = f"{text.rstrip()}\n\n{section}"
-    RESULTS.write_text(text.rstrip() + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Runs `studies/neurons.py` as `autoprune search` does and takes, of the exported front, the model
 that is best on validation among those of at most 32 neurons and 64 inputs. Test is only reported.
-With `--write` the section "Worked example" of benchmarks/RESULTS.md is written anew.
+`--write` puts the table into RESULTS.md.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from results_file import wrapped, write_section
 
 import autoprune
 from autoprune.results.result import Model, SearchResult
 
 HERE = Path(__file__).parent
 STUDY = HERE.parent / "studies" / "neurons.py"
-RESULTS = HERE / "RESULTS.md"
-HEADING = "## Worked example"
+TITLE = "Worked example: a layer of neurons"
 NEURONS, INPUTS = "1", "1.inputs"
 MOST = {NEURONS: 32, INPUTS: 64}
 DENSE = {NEURONS: 96, INPUTS: 1_024}
@@ -54,13 +54,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--budget", type=int, default=30)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help="Write benchmarks/RESULTS.md.")
+    parser.add_argument("--write", action="store_true", help="refresh RESULTS.md")
     options = parser.parse_args()
     runs = [run(seed, options.budget, options.workers) for seed in options.seeds]
     text = report(runs, options.budget, options.workers)
     print(text)
     if options.write:
-        write_section(text)
+        write_section(TITLE, text)
 
 
 def run(seed: int, budget: int, workers: int) -> Run:
@@ -100,17 +100,14 @@ def report(runs: list[Run], budget: int, workers: int) -> str:
             f"| {r.seed} | {r.chosen.name} of {r.front} | {shape(r.widths)} | {scores(r.chosen)} "
             f"| {r.lost:+.2f} | {r.seconds:.0f} s |"
         )
-    return f"""{HEADING}: a layer of neurons
-
-`python benchmarks/neurons.py`: `autoprune search studies/neurons.py --budget {budget} --seed N`, \
-{workers} workers on
-{os.cpu_count()} cores, everything on. Of the exported front, the model that is best on validation \
-(359 images) among those of at
-most {MOST[NEURONS]} neurons and {MOST[INPUTS]} inputs; test (360 images: one is 0.28 points) is \
-read once. The layer's weights are float32.
-
-{chr(10).join(rows)}
-"""
+    about = (
+        f"`python benchmarks/neurons.py --write`: `autoprune search studies/neurons.py --budget "
+        f"{budget} --seed N`, {workers} workers on {os.cpu_count()} cores, everything on. Of the "
+        f"exported front, the model that is best on validation (359 images) among those of at most "
+        f"{MOST[NEURONS]} neurons and {MOST[INPUTS]} inputs; test (360 images: one is 0.28 points) "
+        f"is read once. The layer's weights are float32."
+    )
+    return "\n".join([wrapped(about), "", *rows])
 
 
 def shape(widths: dict[str, int]) -> str:
@@ -120,14 +117,6 @@ def shape(widths: dict[str, int]) -> str:
 
 def scores(model: Model) -> str:
     return f"{model.valid:.4f} | {model.test:.4f}"
-
-
-def write_section(text: str) -> None:
-    """Put the section in its old one's place, or at the end."""
-    old = RESULTS.read_text()
-    section = re.compile(rf"^{re.escape(HEADING)}.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-    kept = section.sub("", old).rstrip("\n")
-    RESULTS.write_text(f"{kept}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import torch
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, create_trial
+from results_file import wrapped, write_section
 from torch import nn
 
 from autoprune import Space
@@ -35,10 +36,15 @@ from autoprune.searching.allocation import Allocator
 from autoprune.searching.sampler import PARAMS, VALID, SamplerContext, make_sampler
 from autoprune.searching.space import SPARSITY, SearchSpace
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
-HEADING = "## How long sampling takes"
+TITLE = "How long sampling takes"
 SHARE = 0.02
 REPEATS = 5
+ABOUT = (
+    "`python benchmarks/sampling.py --write`: a deep perceptron with so many hidden layers, each a "
+    "group; earlier trials are made up. Asking is CPU time with the study in memory, median of "
+    f"{REPEATS}; the whole is to ask and to tell with the study in a journal file, the least of "
+    f"{REPEATS}, and most of it is the journal's writing, parameter by parameter."
+)
 WIDTH = 16
 
 
@@ -154,22 +160,6 @@ def line(found: Row) -> str:
     )
 
 
-def write(lines: Sequence[str]) -> None:
-    """Put the table into RESULTS.md, in the place of an earlier one."""
-    text = RESULTS.read_text()
-    before, _, rest = text.partition(f"{HEADING}\n")
-    _, mark, after = rest.partition("\n## ")
-    about = (
-        "`python benchmarks/sampling.py --write`: a deep perceptron with so many hidden layers, "
-        "each a group; earlier trials\nare made up. Asking is CPU time with the study in memory, "
-        f"median of {REPEATS}; the whole is to ask and to tell with the\nstudy in a journal file, "
-        f"the least of {REPEATS}, and most of it is the journal's writing, parameter by "
-        "parameter.\n\n"
-    )
-    body = "\n".join(lines)
-    RESULTS.write_text(f"{before.rstrip()}\n\n{HEADING}\n\n{about}{body}\n{mark}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--groups", default="10,40,300")
@@ -193,7 +183,7 @@ def main() -> None:
                 lines.append(line(row(network, sampler, finished[:earlier])))
                 print(lines[-1], flush=True)
     if options.write:
-        write(lines)
+        write_section(TITLE, "\n".join([wrapped(ABOUT), "", *lines]))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean
 
 import torch
+from results_file import wrapped, write_section
 from torch import nn
 
 from autoprune.evaluation import RECALIBRATION_BATCH, RECALIBRATION_SAMPLES
@@ -41,8 +40,7 @@ from autoprune.training.task import Batch
 
 SHARE = 0.1
 CUT, TRAINED = "none: dense model, cut", "none: trained as long, cut"
-RESULTS = Path(__file__).parent / "RESULTS.md"
-HEADING = "## Sparsifiers"
+TITLE = "Sparsifiers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +141,7 @@ def main() -> None:
     text = report(rows, seeds, options.epochs, bench)
     print(f"\n{text}\n{time.perf_counter() - began:.0f} s")
     if options.write:
-        refresh(text)
+        write_section(TITLE, text)
 
 
 def report(rows: dict[str, list[Row]], seeds: list[int], epochs: int, bench: Bench) -> str:
@@ -160,7 +158,7 @@ def report(rows: dict[str, list[Row]], seeds: list[int], epochs: int, bench: Ben
         f"without a sparsifier."
     )
     lines = [
-        textwrap.fill(intro, width=120, break_on_hyphens=False),
+        wrapped(intro),
         "",
         "| sparsifier | valid before the cut | valid after | test after | beats cut | "
         "beats trained |",
@@ -184,13 +182,6 @@ def report(rows: dict[str, list[Row]], seeds: list[int], epochs: int, bench: Ben
 
 def _wins(found: list[Row], others: list[Row]) -> list[bool]:
     return [one.test > other.test for one, other in zip(found, others, strict=True)]
-
-
-def refresh(text: str) -> None:
-    """Put `text` in the place of this benchmark's section, or at the end."""
-    before, heading, rest = RESULTS.read_text().partition(f"{HEADING}\n")
-    _, following, after = rest.partition("\n## ") if heading else ("", "", "")
-    RESULTS.write_text(f"{before.rstrip()}\n\n{HEADING}\n\n{text}\n{following}{after}")
 
 
 if __name__ == "__main__":

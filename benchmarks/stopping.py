@@ -20,18 +20,24 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 from curves import DESIGN, REPORT, Run, Trial, runs_of
+from results_file import wrapped, write_section
 
 from autoprune.pruning.plan import FineTune, Plan
 from autoprune.searching.candidate import Candidate, Score
 from autoprune.searching.pareto import front_of, hypervolume
 from autoprune.searching.stopping import StoppingRule
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
-HEADING = "## Stopping trials early"
+TITLE = "Stopping trials early"
+ABOUT = (
+    "`python benchmarks/stopping.py --write`: searches of 40 trials that stopped nothing "
+    "(`benchmarks/curves.py`), replayed. Members of the front are of the search that stopped "
+    "nothing; the hypervolume is lost if the saved epochs are not used, which a search with "
+    "`budget_epochs` does. A front's hypervolume lies between the tenth worst and the best score "
+    "of its run."
+)
 Rule = Callable[[Candidate, int, Sequence[Candidate]], bool]
 """Says of a trial, after an epoch, whether it stops, given those that finished before."""
 
@@ -176,22 +182,6 @@ def table() -> list[str]:
     return [*lines, *lines_of("set on, former rule", design, former_rule_of)[-1:]]
 
 
-def write(lines: Sequence[str]) -> None:
-    """Put the table into RESULTS.md, in the place of an earlier one."""
-    text = RESULTS.read_text()
-    before, _, rest = text.partition(f"{HEADING}\n")
-    _, mark, after = rest.partition("\n## ")
-    about = (
-        "`python benchmarks/stopping.py --write`: searches of 40 trials that stopped nothing "
-        "(`benchmarks/curves.py`), replayed.\nMembers of the front are of the search that stopped "
-        "nothing; the hypervolume is lost if the saved epochs are not used, which\na search with "
-        "`budget_epochs` does. A front's hypervolume lies between the tenth worst and the best "
-        "score of its run.\n\n"
-    )
-    body = "\n".join(lines)
-    RESULTS.write_text(f"{before.rstrip()}\n\n{HEADING}\n\n{about}{body}\n{mark}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
@@ -199,7 +189,7 @@ def main() -> None:
     lines = table()
     print("\n".join(lines))
     if options.write:
-        write(lines)
+        write_section(TITLE, "\n".join([wrapped(ABOUT), "", *lines]))
 
 
 if __name__ == "__main__":
