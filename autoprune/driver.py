@@ -23,7 +23,7 @@ from autoprune.pruning.cost import CostModel
 from autoprune.results.store import Store
 from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
-from autoprune.searching.candidate import Candidate, Score, trial_name
+from autoprune.searching.candidate import DENSE, Candidate, Score, trial_name
 from autoprune.searching.history import INTERRUPTED, PARAMS, PARENT, VALID
 from autoprune.searching.lineage import lineage_of
 from autoprune.searching.objectives import DEFAULT_COSTS, cost_of
@@ -251,6 +251,7 @@ class Driver:
             earlier_epochs=len(running.earlier),
             curve=running.curve,
             completed=self.pool.candidates.values(),
+            inherits=running.parent != DENSE,
         )
 
     def _complete(

@@ -940,9 +940,9 @@ def test_a_dominated_trial_is_stopped_at_the_first_rung(bench: Callable[..., Ben
     b = bench([0.1] * (EPOCHS + 1))
     b.driver.search(b.study, budget=1, deadline=None)
     (trial,) = b.study.trials
-    assert b.executor.answers == [True, False]
+    assert b.executor.answers == [True, True, False]
     assert trial.state == TrialState.PRUNED
-    assert trial.user_attrs["curve"] == [0.1, 0.1]
+    assert trial.user_attrs["curve"] == [0.1, 0.1, 0.1]
     assert trial.intermediate_values == {}
     assert trial_name(trial.number) not in b.driver.pool.candidates
     (record,) = b.tracker.records
@@ -965,6 +965,20 @@ def test_other_trials_are_not_stopped(
     assert trial.state == TrialState.COMPLETE
     assert b.driver.pool.candidates[trial_name(trial.number)].curve == tuple(curve)
     assert b.tracker.records[0].state == "complete"
+
+
+@pytest.mark.parametrize("inherit", [False, True])
+def test_a_trial_with_inherited_weights_may_be_further_behind(
+    bench: Callable[..., Bench], inherit: bool
+) -> None:
+    b = bench([0.1, 0.6, 0.7, 0.95, 0.95], inherit=inherit)
+    widest = max(b.executor.cost.channels)
+    parent = finished(b.executor.cost, number=903, width=int(widest), valid=0.95)
+    b.driver.pool.candidates[parent.name] = parent
+    b.driver.search(b.study, budget=1, deadline=None)
+    (trial,) = b.study.trials
+    assert trial.user_attrs["parent"] == (parent.name if inherit else "dense")
+    assert trial.state == (TrialState.COMPLETE if inherit else TrialState.PRUNED)
 
 
 def test_wider_models_scores_stop_nothing_and_are_no_part_of_the_curve(
@@ -1001,7 +1015,7 @@ def test_trials_of_several_steps_are_judged_by_the_epochs_at_their_widths(
     b.driver.search(b.study, budget=1, deadline=None)
     (trial,) = b.study.trials
     assert trial.state == (TrialState.PRUNED if stops else TrialState.COMPLETE)
-    assert len(trial.user_attrs["curve"]) == (2 if stops else EPOCHS + 1 - earlier)
+    assert len(trial.user_attrs["curve"]) == (3 if stops else EPOCHS + 1 - earlier)
 
 
 @pytest.mark.parametrize(("latency", "stops"), [(0.25, True), (0.125, False)])
