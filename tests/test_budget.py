@@ -19,6 +19,7 @@ from autoprune.pruning.plan import FineTune, Plan, Sparsify
 from autoprune.results import export
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE, trial_name
+from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.settings import Settings
 from autoprune.trialrun import shortened
 
@@ -230,6 +231,24 @@ def test_without_inheritance_every_trial_is_cut_from_the_dense_model(
     assert {t.user_attrs["parent"] for t in trials_of(out)} == {DENSE}
     run.search(study, out=out, budget=10, sampler="pruning", **UNTRACKED)
     assert {t.user_attrs["parent"] for t in trials_of(out)[5:]} != {DENSE}
+
+
+def test_the_sampler_knows_whether_trials_inherit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+
+    def make(name: str, context: SamplerContext) -> BaseSampler:
+        told.append(context.inherit)
+        return make_sampler(name, context)
+
+    monkeypatch.setattr("autoprune.searchrun.make_sampler", make)
+    study = write_study(tmp_path / "study.py")
+    run.search(study, out=tmp_path / "out", budget=1, inherit=False, **UNTRACKED)
+    assert set(told) == {False}
+    told.clear()
+    run.search(study, out=tmp_path / "out", budget=2, **UNTRACKED)
+    assert set(told) == {True}
 
 
 def test_the_command_line_has_them() -> None:

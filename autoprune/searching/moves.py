@@ -55,6 +55,8 @@ class Moves:
         The cost whose gaps are filled.
     least_params
         Nothing smaller is drawn.
+    inherit
+        Whether trials begin with the weights of finished ones; else all with the dense model's.
     """
 
     def __init__(
@@ -67,11 +69,12 @@ class Moves:
         allocator: Allocator,
         recipes: Recipes,
         least_params: int,
+        inherit: bool = True,
     ) -> None:
         self._least = least_params
         self._front = members
         self._cost = cost
-        self._by_size = front(finished, PARAMS)
+        self._parents = front(finished, PARAMS) if inherit else []
         self._space = space
         self._allocator = allocator
         self._recipes = recipes
@@ -91,7 +94,7 @@ class Moves:
         return Proposal(
             widths=widths,
             recipe=self._recipes.with_epochs(recipe, float(rng.uniform(*EPOCHS_AT))),
-            parent=choose_parent(self._by_size, widths),
+            parent=choose_parent(self._parents, widths),
         )
 
     def _in_a_gap(self, rng: np.random.Generator) -> tuple[Finished, Mapping[str, int]]:

@@ -61,6 +61,8 @@ class SamplerContext:
     higher_is_better: bool = True
     costs: tuple[str, ...] = DEFAULT_COSTS
     """What the score is traded against, by the objectives' names."""
+    inherit: bool = True
+    """Whether trials are cut from finished candidates; else all are from the dense model."""
     strategy: Strategy = field(default_factory=Strategy)
     noise: float = 0.0
     """Standard error of a score."""
@@ -153,6 +155,7 @@ class PruningSampler(BaseSampler):
             allocator=context.allocator,
             recipes=self._recipes,
             least_params=self._opening.least_params,
+            inherit=context.inherit,
         )
         chosen = self._choose(rng, moves, finished, members, trial.number, cost)
         return self._params(chosen.widths, chosen.recipe)

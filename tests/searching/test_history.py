@@ -1,7 +1,11 @@
 import optuna
 from optuna.trial import TrialState
 
-from autoprune.searching.history import RETRY_OF, places_of
+from autoprune import Space
+from autoprune.searching.history import PARAMS, PARENT, RETRY_OF, VALID, finished_trials, places_of
+from autoprune.searching.space import SearchSpace
+
+SPACE = SearchSpace(channels={"a": 8}, space=Space(epochs=(1, 4)), has_dropout=False)
 
 
 def study_of(*retries: int | None) -> optuna.Study:
@@ -32,3 +36,18 @@ def test_an_attempt_that_waits_leaves_its_place_alone() -> None:
 
 def test_whose_first_attempt_is_unknown_has_a_place() -> None:
     assert places_of(study_of(None, 7, None)) == {0: 0, 1: 1, 2: 2}
+
+
+# --- what has finished --------------------------------------------------------------------------
+
+
+def test_a_finished_trial_has_the_parent_that_it_was_cut_from() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for parent, epochs in (("dense", 2), ("t000", 3), ("dense", 4), ("t001", 1)):
+        trial = study.ask(SPACE.distributions)
+        for name, value in ((VALID, 0.5), (PARAMS, 10), (PARENT, parent), ("epochs", epochs)):
+            trial.set_user_attr(name, value)
+        study.tell(trial, 0.5)
+    known = finished_trials(study, SPACE, higher_is_better=True, costs=())
+    assert [f.parent and f.parent.number for f in known] == [None, 0, None, 1]
+    assert [f.lineage_epochs for f in known] == [2, 5, 4, 6]

@@ -1,7 +1,7 @@
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,8 +15,10 @@ from autoprune import AutopruneError, Space
 from autoprune.pruning.cost import CostModel
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.descents import Opening
+from autoprune.searching.forecast import Forecast
 from autoprune.searching.history import RETRY_OF, Finished, finished_trials, front
 from autoprune.searching.lineage import choose_parent, covers
+from autoprune.searching.moves import Proposal
 from autoprune.searching.pareto import pareto
 from autoprune.searching.sampler import (
     PARAMS,
@@ -29,6 +31,7 @@ from autoprune.searching.sampler import (
 )
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.strategy import Strategy
+from autoprune.searching.surrogate import Prediction
 
 CHANNELS = grouped("residual").channels
 COST = CostModel(grouped("residual"))
@@ -194,6 +197,23 @@ def test_later_proposals_can_be_cut_from_the_front(higher: bool) -> None:
         )
         widths = SPACE.widths(trial.params)
         assert any(covers(SPACE.widths(t.params), widths) for t in members)
+
+
+@pytest.mark.parametrize("inherit", [True, False])
+def test_proposals_have_parents_only_where_trials_inherit(
+    inherit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighed: list[Proposal] = []
+
+    class Spy(Forecast):
+        def predict(self, proposals: Sequence[Proposal]) -> Prediction:
+            weighed.extend(proposals)
+            return super().predict(proposals)
+
+    monkeypatch.setattr("autoprune.searching.sampler.Forecast", Spy)
+    run("pruning", trials=CHAIN + 3, budget=20, strategy=PLAIN, inherit=inherit)
+    assert len(weighed) > 100
+    assert any(proposal.parent for proposal in weighed) is inherit
 
 
 def test_each_cost_has_its_turn_at_the_front() -> None:
