@@ -18,7 +18,8 @@ from autoprune.pruning.cost import CostModel
 from autoprune.pruning.graph import find_groups
 from autoprune.results import export
 from autoprune.searching.allocation import Allocator, Shape
-from autoprune.searching.sampler import PARAMS, SAMPLERS, VALID, SamplerContext, make_sampler
+from autoprune.searching.history import PARAMS, VALID
+from autoprune.searching.sampler import SAMPLERS, SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace
 
 pytestmark = [

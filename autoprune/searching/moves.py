@@ -54,7 +54,8 @@ class Moves:
     cost
         The cost whose gaps are filled.
     least_params
-        Nothing smaller is drawn.
+        No new model is meant to be smaller. It may be all the same, as sizes are coarse, and so
+        may a member that is trained on: `draw_many` leaves such proposals out.
     inherit
         Whether trials begin with the weights of finished ones; else all with the dense model's.
     """
@@ -96,6 +97,12 @@ class Moves:
             recipe=self._recipes.with_epochs(recipe, float(rng.uniform(*EPOCHS_AT))),
             parent=choose_parent(self._parents, widths),
         )
+
+    def draw_many(self, rng: np.random.Generator, count: int) -> list[Proposal]:
+        """Draw `count` proposals; return those that are not too small, or all if each is."""
+        drawn = [self.draw(rng) for _ in range(count)]
+        enough = [p for p in drawn if self._allocator.cost.params(p.widths) >= self._least]
+        return enough or drawn
 
     def _in_a_gap(self, rng: np.random.Generator) -> tuple[Finished, Mapping[str, int]]:
         """Draw a model between two neighbours of the front; return the larger one and its widths.

@@ -16,14 +16,12 @@ from autoprune.pruning.cost import CostModel
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.descents import Opening
 from autoprune.searching.forecast import Forecast
-from autoprune.searching.history import RETRY_OF, Finished, finished_trials, front
+from autoprune.searching.history import PARAMS, RETRY_OF, VALID, Finished, finished_trials, front
 from autoprune.searching.lineage import choose_parent, covers
 from autoprune.searching.moves import Proposal
 from autoprune.searching.pareto import pareto
 from autoprune.searching.sampler import (
-    PARAMS,
     SAMPLERS,
-    VALID,
     PruningSampler,
     SamplerContext,
     check_sampler,
