@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
-from helpers import write_study
+from helpers import UNTRACKED, write_study
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune import finale, run
+from autoprune import run
 from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter, Stage, Status
 from autoprune.pruning.plan import FineTune, Plan, Sparsify
-from autoprune.results import export
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE, trial_name
 from autoprune.searching.sampler import SamplerContext, make_sampler
@@ -27,20 +25,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.usefixtures("quick_export"),
 ]
-
-UNTRACKED: dict[str, Any] = {"workers": 0, "tracking_uri": "none"}
-
-
-@pytest.fixture(autouse=True)
-def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
-
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
-
-    monkeypatch.setattr(export, "_trace", no_program)
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
 
 
 class Watcher(SilentReporter):

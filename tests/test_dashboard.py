@@ -11,13 +11,12 @@ from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
-from helpers import write_study
+from helpers import UNTRACKED, write_study
 
-from autoprune import finale, run
+from autoprune import run
 from autoprune.driver import Driver
 from autoprune.progress import SilentReporter
 from autoprune.pruning.cost import CostModel
-from autoprune.results import export
 from autoprune.results.store import Store
 from autoprune.results.tracking import NullTracker
 from autoprune.running.executor import Done, Event
@@ -51,15 +50,11 @@ def get(journal: Path, path: str) -> Any:
     return json.loads(body)
 
 
-def test_a_search_opens_in_the_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
-
-    monkeypatch.setattr(export, "_trace", no_program)
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+@pytest.mark.usefixtures("quick_export")
+def test_a_search_opens_in_the_dashboard(tmp_path: Path) -> None:
     out = tmp_path / "out"
     study = write_study(tmp_path / "study.py", final_epochs=1)
-    run.search(study, out=out, budget=3, workers=0, tracking_uri="none")
+    run.search(study, out=out, budget=3, **UNTRACKED)
     journal = out / "study.journal"
     listed = {s["study_name"]: s for s in get(journal, "/api/studies")["study_summaries"]}
     assert set(listed) == {"tiny", "tiny-final"}

@@ -16,19 +16,18 @@ import optuna
 import psutil
 import pytest
 import torch
-from helpers import write_study
+from helpers import UNTRACKED, write_study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 from safetensors.torch import load_file
 
 import autoprune
-from autoprune import finale, run
+from autoprune import run
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.cost import CostModel
-from autoprune.results import export
 from autoprune.results.store import Store
 from autoprune.results.tracking import NullTracker
 from autoprune.running.executor import Done, Event, Executor, Failed
@@ -44,19 +43,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
 ]
-
-UNTRACKED: dict[str, Any] = {"workers": 0, "tracking_uri": "none"}
-
-
-@pytest.fixture
-def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
-
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
-
-    monkeypatch.setattr(export, "_trace", no_program)
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
 
 
 def study_of(out: Path, name: str = "tiny") -> optuna.Study:

@@ -15,20 +15,19 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from helpers import MODELS, write_study
+from helpers import MODELS, UNTRACKED, write_study
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 from torch import nn
 
 import autoprune
-from autoprune import finale, jobs, run
+from autoprune import jobs, run
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError
 from autoprune.progress import Reporter, SilentReporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import FineTune, Plan
-from autoprune.results import export
 from autoprune.results.result import Model, SearchResult, open_result
 from autoprune.results.store import Store
 from autoprune.results.tracking import NullTracker, TrialRecord
@@ -48,7 +47,6 @@ pytestmark = [
 
 BUDGET = 5
 SETTINGS: dict[str, Any] = {"workers": 0, "budget": BUDGET}
-UNTRACKED: dict[str, Any] = {"workers": 0, "tracking_uri": "none"}
 
 
 @dataclass(frozen=True)
@@ -83,17 +81,6 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield Found(study, folder / "out", run.search(study, out=folder / "out", **SETTINGS))
-
-
-@pytest.fixture
-def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
-
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
-
-    monkeypatch.setattr(export, "_trace", no_program)
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
 
 
 @pytest.fixture
