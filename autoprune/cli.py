@@ -6,6 +6,8 @@ import json
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -132,43 +134,34 @@ def search(
 
     The same command again goes on where an earlier one stopped.
     """
-    from autoprune.run import DEFAULT_FOLDER
     from autoprune.run import search as run_search
     from autoprune.terminal import reporter_for
 
     reporter = reporter_for(quiet=quiet or as_json)
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with reporter:
-            result = run_search(
-                study,
-                out=out,
-                seed=seed,
-                criteria=None if criteria is None else _names(criteria),
-                sparsify=None if sparsify is None else _names(sparsify),
-                reporter=reporter,
-                budget=budget,
-                budget_epochs=budget_epochs,
-                timeout=timeout,
-                workers=_worker_count(workers),
-                sampler=sampler,
-                objectives=_names(objectives),
-                latency_engine=latency_engine,
-                latency_batch=latency_batch,
-                objective=objective.value,
-                accuracy_weight=accuracy_weight,
-                early_stop=stop,
-                inherit=inherit,
-                storage=storage,
-                tracking_uri=tracking_uri,
-                experiment=experiment,
-            )
-    except KeyboardInterrupt:
-        where = out or f"{DEFAULT_FOLDER}/<study name>"
-        typer.echo(
-            f"Stopped. Finished trials are kept in {where}: the same command goes on.", err=True
+    with _interruptible(out), reporter:
+        result = run_search(
+            study,
+            out=out,
+            seed=seed,
+            criteria=None if criteria is None else _names(criteria),
+            sparsify=None if sparsify is None else _names(sparsify),
+            reporter=reporter,
+            budget=budget,
+            budget_epochs=budget_epochs,
+            timeout=timeout,
+            workers=_worker_count(workers),
+            sampler=sampler,
+            objectives=_names(objectives),
+            latency_engine=latency_engine,
+            latency_batch=latency_batch,
+            objective=objective.value,
+            accuracy_weight=accuracy_weight,
+            early_stop=stop,
+            inherit=inherit,
+            storage=storage,
+            tracking_uri=tracking_uri,
+            experiment=experiment,
         )
-        raise typer.Exit(130) from None
     if as_json:
         typer.echo((result.out / "front.json").read_text(), nl=False)
         return
@@ -297,6 +290,22 @@ def main() -> NoReturn:
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _interruptible(out: Path | None) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a search, and say where it is kept."""
+    from autoprune.run import DEFAULT_FOLDER
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        where = out or f"{DEFAULT_FOLDER}/<study name>"
+        typer.echo(
+            f"Stopped. Finished trials are kept in {where}: the same command goes on.", err=True
+        )
+        raise typer.Exit(130) from None
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -63,7 +63,7 @@ def prepare_dense(
         score=Score(**{f: value[f] for f in Score.__dataclass_fields__ if f in value}),
         sensitivity=value["sensitivity"],
         lamp=value.get("lamp", {}),
-        noise=value["yardstick"]["standard_error"] or 0.0,
+        noise=value.get("yardstick", {}).get("standard_error") or 0.0,
     )
 
 

@@ -95,40 +95,20 @@ class Finale:
             )
             for name, candidate in front.items()
         ]
-        sound = [entry for entry in entries if entry["verified"]]
-        rejected = [entry for entry in entries if not entry["verified"]]
-        for entry in rejected:
-            shutil.rmtree(folders[entry["name"]])
-        if not sound:
-            raise AutopruneError(
-                f"No model on the front answers as it did in memory after exporting: "
-                f"{rejected[0]['name']}: {rejected[0]['problems'][0]}"
-            )
+        sound, rejected = _sorted_out(entries, folders)
         shutil.rmtree(self.store.front, ignore_errors=True)
         fresh.rename(self.store.front)
-        write_json(
-            self.store.front_file,
-            {
-                "format": 1,
-                "study": self.study.name,
-                "metric": self.study.task.metric,
-                "higher_is_better": self.study.task.higher_is_better,
-                "seed": self.study.seed,
-                "objectives": [self.study.task.metric, *self.costs],
-                "dense": {
-                    **_entry(DENSE, None, dense, tested),
-                    **measured[DENSE],
-                    "path": "dense",
-                },
-                "front": sound,
-                "rejected": rejected,
-                "trials": dict(trials),
-                "epochs": epochs,
-                "proxies": {name: dict(found) for name, found in proxies.items()},
-                "blocked": [asdict(b) for b in self.grouping.blocked],
-                "versions": versions(),
-            },
-        )
+        found = {
+            "dense": _entry(DENSE, None, dense, tested) | measured[DENSE] | {"path": "dense"},
+            "front": sound,
+            "rejected": rejected,
+            "trials": dict(trials),
+            "epochs": epochs,
+            "proxies": {name: dict(correlation) for name, correlation in proxies.items()},
+            "blocked": [asdict(b) for b in self.grouping.blocked],
+            "versions": versions(),
+        }
+        write_json(self.store.front_file, self._about() | found)
         return open_result(self.store.root, build=self.study.build)
 
     def front(self, chosen: Mapping[str, Candidate]) -> dict[str, Candidate]:
@@ -176,6 +156,17 @@ class Finale:
             for name, candidate in front.items()
             if name in models
         ]
+
+    def _about(self) -> dict[str, Any]:
+        """Return what ``front.json`` says first: what was searched, and for what."""
+        return {
+            "format": 1,
+            "study": self.study.name,
+            "metric": self.study.task.metric,
+            "higher_is_better": self.study.task.higher_is_better,
+            "seed": self.study.seed,
+            "objectives": [self.study.task.metric, *self.costs],
+        }
 
     def _latencies(self, orders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """Measure the dense model and the exported ones; return what their entries say of it."""
@@ -263,6 +254,28 @@ def _entry(name: str, trial: int | None, score: Score, test: float | None) -> di
         "valid": score.valid,
         "test": test,
     }
+
+
+def _sorted_out(
+    entries: Sequence[dict[str, Any]], folders: Mapping[str, Path]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the entries of models that were verified, and the others, whose folders go.
+
+    Raises
+    ------
+    AutopruneError
+        If none was verified.
+    """
+    sound = [entry for entry in entries if entry["verified"]]
+    rejected = [entry for entry in entries if not entry["verified"]]
+    for entry in rejected:
+        shutil.rmtree(folders[entry["name"]])
+    if not sound:
+        raise AutopruneError(
+            f"No model on the front answers as it did in memory after exporting: "
+            f"{rejected[0]['name']}: {rejected[0]['problems'][0]}"
+        )
+    return sound, rejected
 
 
 class UnexpectedError(RuntimeError):

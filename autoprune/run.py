@@ -79,14 +79,7 @@ def search(
     model = jobs.dense_model(loaded)
     grouping = prunable_groups(loaded, model)
     costs = _costs(chosen, loaded)
-    space = SearchSpace(
-        channels={g.name: g.channels for g in grouping.groups},
-        space=loaded.space,
-        has_dropout=bool(dropout_layers(model)),
-        fixed_batch_size=getattr(loaded.task, "fixed_batch_size", None),
-        blocks=grouping.blocks,
-    )
-    _check_room(space)
+    space = _space_of(loaded, model, grouping)
     reporter = reporter or SilentReporter()
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     known = store.open(_identity(loaded, grouping, space, chosen, costs))
@@ -138,8 +131,15 @@ def _costs(settings: Settings, study: PruningStudy) -> tuple[str, ...]:
     return costs
 
 
-def _check_room(space: SearchSpace) -> None:
-    """Raise `AutopruneError` if the rules for widths leave no group anything to lose."""
+def _space_of(study: PruningStudy, model: nn.Module, grouping: Grouping) -> SearchSpace:
+    """Return what is searched; raise `AutopruneError` if no group has anything to lose."""
+    space = SearchSpace(
+        channels={g.name: g.channels for g in grouping.groups},
+        space=study.space,
+        has_dropout=bool(dropout_layers(model)),
+        fixed_batch_size=getattr(study.task, "fixed_batch_size", None),
+        blocks=grouping.blocks,
+    )
     if all(len(widths) == 1 for widths in space.allowed.values()):
         rules = ", ".join(
             f"{name}={getattr(space.space, name)!r}"
@@ -149,6 +149,7 @@ def _check_room(space: SearchSpace) -> None:
             f"At least one group must be allowed to lose channels, but with {rules} none of the "
             f"{len(space.allowed)} is. The widest has {max(space.channels.values())} channels."
         )
+    return space
 
 
 def _identity(

@@ -178,6 +178,7 @@ class SearchRun:
                 trials=trials,
                 higher_is_better=self.study.task.higher_is_better,
                 costs=self.costs,
+                inherit=self.settings.inherit,
                 strategy=self.settings.strategy,
                 noise=dense.noise,
             ),

@@ -19,8 +19,8 @@ from autoprune.progress import EndedTrial, Status
 from autoprune.pruning.cut import load_state
 from autoprune.pruning.weights import load_tensors
 from autoprune.results.store import Store
+from autoprune.searching.history import PARAMS, VALID
 from autoprune.searching.optuna_study import open_journal, open_study
-from autoprune.searching.sampler import PARAMS, VALID
 from autoprune.searching.strategy import Strategy
 
 EPOCHS = (1, 8)

@@ -33,7 +33,8 @@ from autoprune import Space
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.graph import find_groups
 from autoprune.searching.allocation import Allocator
-from autoprune.searching.sampler import PARAMS, VALID, SamplerContext, make_sampler
+from autoprune.searching.history import PARAMS, VALID
+from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SPARSITY, SearchSpace
 
 TITLE = "How long sampling takes"

@@ -20,6 +20,17 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
+
+    def no_program(*_: object) -> None:
+        raise NotImplementedError("left out")
+
+    monkeypatch.setattr("autoprune.results.export._trace", no_program)
+    monkeypatch.setattr("autoprune.finale.verify", lambda folders: {f.name: [] for f in folders})
+
+
 def blobs(samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Three classes around three corners of an 8-dimensional cube, easy to tell apart."""
     generator = torch.Generator().manual_seed(seed)

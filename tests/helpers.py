@@ -17,6 +17,9 @@ from autoprune.errors import AutopruneError
 Job = Generator[Any, bool, Any]
 ROOT = Path(__file__).parents[1]
 
+UNTRACKED: dict[str, Any] = {"workers": 0, "tracking_uri": "none"}
+"""Settings of a search in this process that MLflow hears nothing of."""
+
 MODELS = {
     "mlp": """\
 class Net(nn.Module):

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
-from helpers import write_study
+from helpers import UNTRACKED, write_study
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune import finale, run
+from autoprune import run
 from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter, Stage, Status
 from autoprune.pruning.plan import FineTune, Plan, Sparsify
-from autoprune.results import export
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE, trial_name
+from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.settings import Settings
 from autoprune.trialrun import shortened
 
@@ -26,20 +25,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.usefixtures("quick_export"),
 ]
-
-UNTRACKED: dict[str, Any] = {"workers": 0, "tracking_uri": "none"}
-
-
-@pytest.fixture(autouse=True)
-def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
-
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
-
-    monkeypatch.setattr(export, "_trace", no_program)
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
 
 
 class Watcher(SilentReporter):
@@ -230,6 +217,24 @@ def test_without_inheritance_every_trial_is_cut_from_the_dense_model(
     assert {t.user_attrs["parent"] for t in trials_of(out)} == {DENSE}
     run.search(study, out=out, budget=10, sampler="pruning", **UNTRACKED)
     assert {t.user_attrs["parent"] for t in trials_of(out)[5:]} != {DENSE}
+
+
+def test_the_sampler_knows_whether_trials_inherit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+
+    def make(name: str, context: SamplerContext) -> BaseSampler:
+        told.append(context.inherit)
+        return make_sampler(name, context)
+
+    monkeypatch.setattr("autoprune.searchrun.make_sampler", make)
+    study = write_study(tmp_path / "study.py")
+    run.search(study, out=tmp_path / "out", budget=1, inherit=False, **UNTRACKED)
+    assert set(told) == {False}
+    told.clear()
+    run.search(study, out=tmp_path / "out", budget=2, **UNTRACKED)
+    assert set(told) == {True}
 
 
 def test_the_command_line_has_them() -> None:

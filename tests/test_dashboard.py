@@ -11,18 +11,15 @@ from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
-from helpers import write_study
+from helpers import UNTRACKED, write_study
+from pretending import completed, driver_on
 
-from autoprune import finale, run
-from autoprune.driver import Driver
-from autoprune.progress import SilentReporter
+from autoprune import run
 from autoprune.pruning.cost import CostModel
-from autoprune.results import export
 from autoprune.results.store import Store
-from autoprune.results.tracking import NullTracker
-from autoprune.running.executor import Done, Event
+from autoprune.running.executor import Event
 from autoprune.searching.allocation import Allocator
-from autoprune.searching.candidate import Score, trial_name
+from autoprune.searching.candidate import trial_name
 from autoprune.searching.optuna_study import open_journal, open_study
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace
@@ -51,15 +48,11 @@ def get(journal: Path, path: str) -> Any:
     return json.loads(body)
 
 
-def test_a_search_opens_in_the_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
-
-    monkeypatch.setattr(export, "_trace", no_program)
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+@pytest.mark.usefixtures("quick_export")
+def test_a_search_opens_in_the_dashboard(tmp_path: Path) -> None:
     out = tmp_path / "out"
     study = write_study(tmp_path / "study.py", final_epochs=1)
-    run.search(study, out=out, budget=3, workers=0, tracking_uri="none")
+    run.search(study, out=out, budget=3, **UNTRACKED)
     journal = out / "study.journal"
     listed = {s["study_name"]: s for s in get(journal, "/api/studies")["study_summaries"]}
     assert set(listed) == {"tiny", "tiny-final"}
@@ -96,19 +89,10 @@ class Instant:
         self.job = arguments
 
     def next_event(self) -> Event:
-        name, plan = self.job["name"], self.job["plan"]
-        params = self.cost.params(plan["widths"])
-        self.store.weights(name).parent.mkdir(parents=True)
-        self.store.weights(name).touch()
-        value = {
-            "valid": math.log(params) / 10 + 0.01 * plan["finetune"]["distill_weight"],
-            "params": params,
-            "macs": 1,
-            "size_bytes": 1,
-            "seconds": {},
-            "plan": plan | {"kept": {n: list(range(w)) for n, w in plan["widths"].items()}},
-        }
-        return Done(job=name, value=value)
+        plan = self.job["plan"]
+        valid = math.log(self.cost.params(plan["widths"])) / 10
+        valid += 0.01 * plan["finetune"]["distill_weight"]
+        return completed(self.job, valid, self.cost, self.store)
 
     def answer(self, job: str, *, go_on: bool) -> None: ...
 
@@ -136,19 +120,7 @@ def test_sparsities_are_what_matters_for_the_size(
             space=space, allocator=Allocator(cost, allowed=space.allowed), budget=50, seed=0
         ),
     )
-    driver = Driver(
-        space=space,
-        cost=cost,
-        store=store,
-        executor=Instant(store, cost),
-        tracker=NullTracker(),
-        reporter=SilentReporter(),
-        dense=Score(valid=0.9, params=9_999, macs=1, size_bytes=1),
-        metric="accuracy",
-        higher_is_better=True,
-        seed=0,
-        values=lambda score: [score.valid, float(score.params)],
-    )
+    driver = driver_on(Instant(store, cost), space, cost, store)
     driver.search(study, budget=50, deadline=None)
     of_params = optuna.importance.get_param_importances(study, target=lambda t: t.values[1])
     number = get(store.journal, "/api/studies")["study_summaries"][0]["study_id"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, UNTRACKED
 
 from autoprune import finale, run
 from autoprune.pruning.criteria import CRITERIA
@@ -49,7 +49,7 @@ def test_a_criterion_of_the_users_own_is_searched_with(
 ) -> None:
     monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
     file = written(tmp_path, "mine")
-    result = run.search(file, out=tmp_path / "out", workers=0, budget=2, tracking_uri="none")
+    result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     assert result.front
     store = Store(tmp_path / "out")
     assert all(store.load_candidate(m.name).plan.criterion == "mine" for m in result.front)
@@ -62,7 +62,7 @@ def test_a_group_rule_of_the_users_own_is_followed(
 ) -> None:
     monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
     file = written(tmp_path, "mixture")
-    result = run.search(file, out=tmp_path / "out", workers=0, budget=2, tracking_uri="none")
+    result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     groups = {g.name: g for g in Store(tmp_path / "out").load_grouping().groups}
     assert groups["left"].channels == 32
     makers = {s.tensor for s in groups["left"].slices if s.role == "out"}
@@ -77,7 +77,7 @@ def test_a_sparsifier_of_the_users_own_is_searched_with(
 ) -> None:
     monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
     file = written(tmp_path, "fading")
-    result = run.search(file, out=tmp_path / "out", workers=0, budget=2, tracking_uri="none")
+    result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     store = Store(tmp_path / "out")
     assert result.epochs == 2 * (1 + 2)
     plans = [store.load_candidate(m.name).plan.sparsify for m in result.front]

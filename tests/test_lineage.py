@@ -16,23 +16,21 @@ import optuna
 import psutil
 import pytest
 import torch
-from helpers import write_study
+from helpers import UNTRACKED, write_study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
+from pretending import completed, driver_on
 from safetensors.torch import load_file
 
 import autoprune
-from autoprune import finale, run
-from autoprune.driver import Driver
+from autoprune import run
 from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.cost import CostModel
-from autoprune.results import export
 from autoprune.results.store import Store
-from autoprune.results.tracking import NullTracker
-from autoprune.running.executor import Done, Event, Executor, Failed
-from autoprune.searching.candidate import DENSE, Candidate, Score, trial_name
+from autoprune.running.executor import Event, Failed
+from autoprune.searching.candidate import DENSE, Candidate, trial_name
 from autoprune.searching.pareto import front_of
 from autoprune.searching.space import SearchSpace, Space
 from autoprune.sparsified import sparse_name
@@ -44,19 +42,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
 ]
-
-UNTRACKED: dict[str, Any] = {"workers": 0, "tracking_uri": "none"}
-
-
-@pytest.fixture
-def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
-
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
-
-    monkeypatch.setattr(export, "_trace", no_program)
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
 
 
 def study_of(out: Path, name: str = "tiny") -> optuna.Study:
@@ -165,38 +150,11 @@ class Sprinters:
         self.there.append(all(self.store.has_weights(j["parent"]) for j in self.jobs))
         job = min(self.jobs, key=lambda j: list(self.scores).index(j["name"]))
         self.jobs.remove(job)
-        name, widths = job["name"], job["plan"]["widths"]
-        self.store.weights(name).parent.mkdir(parents=True)
-        self.store.weights(name).touch()
-        value = {
-            "valid": self.scores[name],
-            "params": self.cost.params(widths),
-            "macs": 1,
-            "size_bytes": 1,
-            "seconds": {},
-            "plan": job["plan"] | {"kept": {n: list(range(w)) for n, w in widths.items()}},
-        }
-        return Done(job=name, value=value)
+        return completed(job, self.scores[job["name"]], self.cost, self.store)
 
     def answer(self, job: str, *, go_on: bool) -> None: ...
 
     def close(self) -> None: ...
-
-
-def driver_on(executor: Executor, space: SearchSpace, cost: CostModel, store: Store) -> Driver:
-    return Driver(
-        space=space,
-        cost=cost,
-        store=store,
-        executor=executor,
-        tracker=NullTracker(),
-        reporter=SilentReporter(),
-        dense=Score(valid=0.9, params=9_999, macs=1, size_bytes=1),
-        metric="accuracy",
-        higher_is_better=True,
-        seed=0,
-        values=lambda score: [score.valid, float(score.params)],
-    )
 
 
 @dataclass

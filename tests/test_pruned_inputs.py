@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from helpers import write_study
+from helpers import UNTRACKED, write_study
 from torch import Tensor, nn
 
 import autoprune
@@ -51,14 +51,7 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smallest]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        result = run.search(
-            file,
-            out=folder / "out",
-            workers=0,
-            budget=4,
-            criteria=["obs"],
-            tracking_uri="none",
-        )
+        result = run.search(file, out=folder / "out", budget=4, criteria=["obs"], **UNTRACKED)
         entry = result.front[0]
         model = autoprune.load(result.out / entry.path, model=load_study(file).build())
         plan = Store(result.out).load_candidate(entry.name).plan

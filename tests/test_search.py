@@ -15,20 +15,20 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from helpers import MODELS, write_study
+from helpers import MODELS, UNTRACKED, write_study
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
+from pretending import completed, driver_on
 from torch import nn
 
 import autoprune
-from autoprune import finale, jobs, run
+from autoprune import jobs, run
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError
-from autoprune.progress import Reporter, SilentReporter, Status
+from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import FineTune, Plan
-from autoprune.results import export
 from autoprune.results.result import Model, SearchResult, open_result
 from autoprune.results.store import Store
 from autoprune.results.tracking import NullTracker, TrialRecord
@@ -48,7 +48,6 @@ pytestmark = [
 
 BUDGET = 5
 SETTINGS: dict[str, Any] = {"workers": 0, "budget": BUDGET}
-UNTRACKED: dict[str, Any] = {"workers": 0, "tracking_uri": "none"}
 
 
 @dataclass(frozen=True)
@@ -83,17 +82,6 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield Found(study, folder / "out", run.search(study, out=folder / "out", **SETTINGS))
-
-
-@pytest.fixture
-def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
-
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
-
-    monkeypatch.setattr(export, "_trace", no_program)
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
 
 
 @pytest.fixture
@@ -829,7 +817,7 @@ class Pretender:
     def next_event(self) -> Event:
         if self.interrupted:
             raise KeyboardInterrupt
-        name, plan = self.arguments["name"], self.arguments["plan"]
+        name = self.arguments["name"]
         epoch = len(self.answers)
         if self.answers and not self.answers[-1]:
             return Done(job=name, value=None)
@@ -842,18 +830,7 @@ class Pretender:
             if epoch == 0 and self.arguments["latency"] is not None:
                 value |= {"latency": self.latency, "latency_spread": 0.01}
             return Progress(job=name, value=value)
-        weights = self.store.weights(name)
-        weights.parent.mkdir(parents=True)
-        weights.touch()
-        value = {
-            "valid": self.curve[-1],
-            "params": self.cost.params(plan["widths"]),
-            "macs": 1,
-            "size_bytes": 1,
-            "seconds": {},
-            "plan": plan | {"kept": {n: list(range(w)) for n, w in plan["widths"].items()}},
-        }
-        return Done(job=name, value=value)
+        return completed(self.arguments, self.curve[-1], self.cost, self.store)
 
     def answer(self, job: str, *, go_on: bool) -> None:
         self.answers.append(go_on)
@@ -896,34 +873,15 @@ class Bench:
 
 @pytest.fixture
 def bench(found: Found, tmp_path: Path) -> Callable[..., Bench]:
-    def make(
-        curve: list[float],
-        *,
-        early_stop: bool = True,
-        reporter: Reporter | None = None,
-        **settings: Any,
-    ) -> Bench:
+    def make(curve: list[float], **settings: Any) -> Bench:
         grouping = found.store.load_grouping()
         cost = CostModel(grouping)
         store = Store(tmp_path / "out")
         executor, tracker = Pretender(cost, store, curve), Listener()
-        driver = Driver(
-            space=SearchSpace(
-                channels=grouping.channels, space=Space(epochs=EPOCHS), has_dropout=False
-            ),
-            cost=cost,
-            store=store,
-            executor=executor,
-            tracker=tracker,
-            reporter=reporter or SilentReporter(),
-            dense=Score(valid=0.9, params=2426, macs=1, size_bytes=1),
-            metric="accuracy",
-            higher_is_better=True,
-            seed=0,
-            values=lambda score: [score.valid, float(score.params)],
-            early_stop=early_stop,
-            **settings,
+        space = SearchSpace(
+            channels=grouping.channels, space=Space(epochs=EPOCHS), has_dropout=False
         )
+        driver = driver_on(executor, space, cost, store, tracker=tracker, **settings)
         for number, end in ((900, 0.9), (901, 0.89), (902, 0.89)):
             candidate = finished(cost, number=number, width=1, valid=end)
             course = (0.9, 0.88, 0.9, 0.88, end)  # noise, and nothing left to learn

@@ -10,14 +10,13 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from helpers import run_cli, write_study
+from helpers import UNTRACKED, run_cli, write_study
 from optuna.trial import FrozenTrial, TrialState
 from safetensors.torch import load_file
 from torch import Tensor
 
-from autoprune import evaluation, finale, jobs, run, sparsified
+from autoprune import evaluation, jobs, run, sparsified
 from autoprune.pruning.plan import FineTune, Plan, Sparsify
-from autoprune.results import export
 from autoprune.results.store import Store
 from autoprune.results.tracking import NullTracker, TrialRecord
 from autoprune.run import prunable_groups
@@ -33,21 +32,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.usefixtures("quick_export"),
 ]
 
 WIDTHS = {"conv1": 4, "conv2": 3}
 TUNING = FineTune(epochs=2, lr=1e-2, batch_size=32)
-
-
-@pytest.fixture(autouse=True)
-def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
-
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
-
-    monkeypatch.setattr(export, "_trace", no_program)
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
 
 
 @pytest.fixture
@@ -270,7 +259,7 @@ def test_the_recipe_is_the_middle_of_the_space() -> None:
 
 # --- a search -----------------------------------------------------------------------------------
 
-UNTRACKED: dict[str, Any] = {"workers": 0, "tracking_uri": "none", "sampler": "random"}
+AT_RANDOM = UNTRACKED | {"sampler": "random"}
 
 
 def trials_of(out: Path, name: str = "tiny") -> list[FrozenTrial]:
@@ -289,8 +278,8 @@ def test_a_search_trains_once_charges_and_goes_on(
     study = write_study(tmp_path / "study.py", kind="conv", epochs=2, final_epochs=1)
     out = tmp_path / "out"
     choices = ["none", "group_lasso"]
-    first = run.search(study, out=out, budget=4, sparsify=choices, **UNTRACKED)
-    result = run.search(study, out=out, budget=9, sparsify=choices, **UNTRACKED)
+    first = run.search(study, out=out, budget=4, sparsify=choices, **AT_RANDOM)
+    result = run.search(study, out=out, budget=9, sparsify=choices, **AT_RANDOM)
     trials, store = trials_of(out), Store(out)
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 9
     assert {t.params["sparsify"] for t in trials} == set(choices)
@@ -329,7 +318,7 @@ def test_a_search_trains_once_charges_and_goes_on(
 
 def test_the_same_seed_gives_the_same_search(tmp_path: Path, trainings: list[Sparsify]) -> None:
     study = write_study(tmp_path / "study.py")
-    settings: dict[str, Any] = {**UNTRACKED, "sparsify": ["l1", "l2"], "sampler": "pruning"}
+    settings: dict[str, Any] = {**AT_RANDOM, "sparsify": ["l1", "l2"], "sampler": "pruning"}
     for out in ("one", "other"):
         run.search(study, out=tmp_path / out, budget=4, **settings)
     outcomes = [
@@ -364,12 +353,12 @@ def test_an_interrupt_between_sparsify_epochs_is_charged_and_gone_on_from(
     with monkeypatch.context() as patch:
         patch.setattr(run.SearchRun, "_driver", interrupting)
         with pytest.raises(KeyboardInterrupt):
-            run.search(study, out=out, budget=2, sparsify=["l1"], **UNTRACKED)
+            run.search(study, out=out, budget=2, sparsify=["l1"], **AT_RANDOM)
     trial, again = trials_of(out)
     assert (trial.state, again.state) == (TrialState.FAIL, TrialState.WAITING)
     assert trial.user_attrs["sparsify_epochs"] == trial.user_attrs["epochs"] == 2
     assert not (out / "sparse").exists()
-    result = run.search(study, out=out, budget=2, sparsify=["l1"], **UNTRACKED)
+    result = run.search(study, out=out, budget=2, sparsify=["l1"], **AT_RANDOM)
     assert result.trials == {"complete": 2, "stopped": 0, "failed": 1}
     assert result.epochs == epochs_of(trials_of(out)) >= 2 + 3 + 2
 
@@ -378,7 +367,7 @@ def test_records_tell_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     records: list[TrialRecord] = []
     monkeypatch.setattr(NullTracker, "trial", lambda self, record: records.append(record))
     study = write_study(tmp_path / "study.py")
-    run.search(study, out=tmp_path / "out", budget=4, sparsify=["l1"], **UNTRACKED)
+    run.search(study, out=tmp_path / "out", budget=4, sparsify=["l1"], **AT_RANDOM)
     assert [r.metrics["epochs"] for r in records] == [
         1 + r.metrics["sparsify_epochs"] for r in records
     ]
@@ -416,7 +405,7 @@ def test_a_sparsifier_of_the_users_own_is_searched_with(tmp_path: Path, workers:
     text = file.read_text()
     head, _, rest = text.partition("    space=Space(")
     file.write_text(f"{head}    {SPACE},\n{rest.partition('    ),')[2]}")
-    settings = {**UNTRACKED, "workers": workers}
+    settings = {**AT_RANDOM, "workers": workers}
     result = run.search(file, out=tmp_path / "out", budget=2, **settings)
     assert result.front
     for trial in trials_of(tmp_path / "out"):

@@ -108,7 +108,6 @@ class Forecast:
             np.maximum((scores - start) / room, WORST) - causes @ BELIEFS,
             noise=noise / room,
             trends=LEARNT,
-            intercept=False,
         )
         told = [(f, f.predicted) for f in finished if f.predicted is not None]
         errors = np.array([f.score - predicted for f, predicted in told])

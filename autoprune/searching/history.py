@@ -99,12 +99,13 @@ def front(finished: Iterable[Finished], cost: str = PARAMS) -> list[Finished]:
 def places_of(study: optuna.Study) -> dict[int, int]:
     """Return each trial's place in the search, by its number.
 
-    A trial that is tried again, as its worker died or its user stopped it, has the place after its
-    own: the search goes on from there.
+    A trial that is tried again, as its worker died or its user stopped it, takes the place of the
+    first attempt; the others are counted.
     """
     places: dict[int, int] = {}
     count = 0
-    for trial in sorted(study.get_trials(deepcopy=False), key=lambda t: t.number):
-        places[trial.number] = count
-        count += RETRY_OF not in trial.user_attrs
+    for trial in study.get_trials(deepcopy=False):
+        first = places.get(trial.user_attrs.get(RETRY_OF, trial.number))
+        places[trial.number] = count if first is None else first
+        count += first is None
     return places

@@ -54,7 +54,10 @@ class Moves:
     cost
         The cost whose gaps are filled.
     least_params
-        Nothing smaller is drawn.
+        No new model is meant to be smaller. It may be all the same, as sizes are coarse, and so
+        may a member that is trained on: `draw_many` leaves such proposals out.
+    inherit
+        Whether trials begin with the weights of finished ones; else all with the dense model's.
     """
 
     def __init__(
@@ -67,11 +70,12 @@ class Moves:
         allocator: Allocator,
         recipes: Recipes,
         least_params: int,
+        inherit: bool = True,
     ) -> None:
         self._least = least_params
         self._front = members
         self._cost = cost
-        self._by_size = front(finished, PARAMS)
+        self._parents = front(finished, PARAMS) if inherit else []
         self._space = space
         self._allocator = allocator
         self._recipes = recipes
@@ -91,8 +95,14 @@ class Moves:
         return Proposal(
             widths=widths,
             recipe=self._recipes.with_epochs(recipe, float(rng.uniform(*EPOCHS_AT))),
-            parent=choose_parent(self._by_size, widths),
+            parent=choose_parent(self._parents, widths),
         )
+
+    def draw_many(self, rng: np.random.Generator, count: int) -> list[Proposal]:
+        """Draw `count` proposals; return those that are not too small, or all if each is."""
+        drawn = [self.draw(rng) for _ in range(count)]
+        enough = [p for p in drawn if self._allocator.cost.params(p.widths) >= self._least]
+        return enough or drawn
 
     def _in_a_gap(self, rng: np.random.Generator) -> tuple[Finished, Mapping[str, int]]:
         """Draw a model between two neighbours of the front; return the larger one and its widths.

@@ -18,22 +18,13 @@ from autoprune.errors import unknown
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.descents import Opening
 from autoprune.searching.forecast import Forecast
-from autoprune.searching.history import (
-    PARAMS,
-    VALID,
-    Finished,
-    finished_trials,
-    front,
-    places_of,
-)
+from autoprune.searching.history import PARAMS, Finished, finished_trials, front, places_of
 from autoprune.searching.moves import Moves, Proposal
 from autoprune.searching.objectives import DEFAULT_COSTS
 from autoprune.searching.recipes import EPOCHS, Recipes
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.strategy import Strategy
 from autoprune.searching.surrogate import Staircase, staircase
-
-__all__ = ["PARAMS", "SAMPLERS", "VALID", "PruningSampler", "SamplerContext"]
 
 LEAST_HISTORY = 8
 """Fewest finished trials that a surrogate is built on."""
@@ -61,6 +52,8 @@ class SamplerContext:
     higher_is_better: bool = True
     costs: tuple[str, ...] = DEFAULT_COSTS
     """What the score is traded against, by the objectives' names."""
+    inherit: bool = True
+    """Whether trials are cut from finished candidates; else all are from the dense model."""
     strategy: Strategy = field(default_factory=Strategy)
     noise: float = 0.0
     """Standard error of a score."""
@@ -153,6 +146,7 @@ class PruningSampler(BaseSampler):
             allocator=context.allocator,
             recipes=self._recipes,
             least_params=self._opening.least_params,
+            inherit=context.inherit,
         )
         chosen = self._choose(rng, moves, finished, members, trial.number, cost)
         return self._params(chosen.widths, chosen.recipe)
@@ -203,10 +197,7 @@ class PruningSampler(BaseSampler):
         strategy = self._context.strategy
         if not strategy.foresight or len(finished) < LEAST_HISTORY or len(members) < 2:
             return moves.draw(rng)
-        drawn = [moves.draw(rng) for _ in range(strategy.proposals)]
-        least = self._opening.least_params
-        enough = [p for p in drawn if self._context.allocator.cost.params(p.widths) >= least]
-        proposals = enough or drawn
+        proposals = moves.draw_many(rng, strategy.proposals)
         forecast = Forecast(
             finished,
             allocator=self._context.allocator,

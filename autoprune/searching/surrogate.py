@@ -45,14 +45,13 @@ class Surrogate:
     noise
         Standard error of each score, [trials], or of all.
     trends
-        How many of the features, from the first on, have a linear trend; None is all of them.
-    intercept
-        Whether the trend may be anything where these features are 0; else it is 0 there.
+        How many of the features, from the first on, have a linear trend. It is 0 where they are:
+        a column of ones, first, makes it one with an intercept.
 
     Examples
     --------
     >>> x = np.linspace(0, 3, 7)[:, None]
-    >>> surrogate = Surrogate(x, np.sin(x[:, 0]), noise=0.01)
+    >>> surrogate = Surrogate(x, np.sin(x[:, 0]), noise=0.01, trends=1)
     >>> prediction = surrogate.predict(np.array([[1.25], [9.0]]))
     >>> bool(abs(prediction.mean[0] - np.sin(1.25)) < 0.05)
     True
@@ -61,25 +60,14 @@ class Surrogate:
     """
 
     def __init__(
-        self,
-        features: Floats,
-        scores: Floats,
-        *,
-        noise: float | Floats,
-        trends: int | None = None,
-        intercept: bool = True,
+        self, features: Floats, scores: Floats, *, noise: float | Floats, trends: int
     ) -> None:
         self._x = features[-LIMIT:]
-        self._intercept = intercept
-        self._trends = features.shape[1] if trends is None else trends
+        self._trends = trends
         y = scores[-LIMIT:]
         errors = np.broadcast_to(noise, scores.shape)[-LIMIT:]
-        self._centre = self._x.mean(0)
-        basis = self._basis(self._x)
-        penalty = RIDGE * np.eye(basis.shape[1])
-        if self._intercept:
-            penalty[0, 0] = 0.0
-        self._slopes = np.linalg.solve(basis.T @ basis + penalty, basis.T @ y)
+        basis = self._x[:, :trends]
+        self._slopes = np.linalg.solve(basis.T @ basis + RIDGE * np.eye(trends), basis.T @ y)
         left = y - basis @ self._slopes
         self._amplitude = max(float(left.std()), LEAST_NOISE * float(np.ptp(y)), 1e-9)
         errors = np.maximum(errors, LEAST_NOISE * self._amplitude)
@@ -90,16 +78,10 @@ class Surrogate:
     def predict(self, features: Floats) -> Prediction:
         """Return mean and standard deviation of the score of each row of [proposals, features]."""
         cross = self._kernel(features, self._x)
-        mean = self._basis(features) @ self._slopes + cross @ self._weights
+        mean = features[:, : self._trends] @ self._slopes + cross @ self._weights
         explained = np.linalg.solve(self._factor, cross.T)
         variance = self._amplitude**2 - (explained**2).sum(0)
         return Prediction(mean=mean, std=np.sqrt(np.maximum(variance, 1e-12)))
-
-    def _basis(self, features: Floats) -> Floats:
-        if not self._intercept:
-            return np.asarray(features[:, : self._trends])
-        centred = (features - self._centre)[:, : self._trends]
-        return np.column_stack([np.ones(len(features)), centred])
 
     def _kernel(self, a: Floats, b: Floats) -> Floats:
         squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2.0 * a @ b.T

@@ -133,18 +133,12 @@ def measure_together(
                 f"latency measured, but that raised {first_line(error).rstrip('.')}. "
                 f"Choose another engine or batch size."
             ) from error
-        counts = {name: max(round(SECONDS / BLOCKS / each), 1) for name, each in pace.items()}
-        slowest = max(counts[name] * each for name, each in pace.items())
-        blocks = min(max(int(LONGEST / slowest), FEWEST_BLOCKS), BLOCKS)
-        times: dict[str, list[float]] = {name: [] for name in models}
-        for _ in range(blocks):
-            for name, run in calls.items():
-                times[name].append(_timed(run, counts[name], devices[name]))
+        times = _in_turns(calls, devices, pace)
     return {
         name: Latency(
             seconds=float(np.median(found)),
             spread=float(np.subtract(*np.percentile(found, [75, 25]))),
-            runs=blocks,
+            runs=len(found),
             engine=engine,
             batch_size=batch_size,
             threads=threads,
@@ -224,6 +218,20 @@ def _warm_up(run: Call, device: torch.device) -> float:
         fastest = min(fastest, _timed(run, 1, device))
         done += 1
     return max(fastest, 1e-7)
+
+
+def _in_turns(
+    calls: Mapping[str, Call], devices: Mapping[str, torch.device], pace: Mapping[str, float]
+) -> dict[str, list[float]]:
+    """Return the seconds of a call in each block, by name; `pace` is about what one takes."""
+    counts = {name: max(round(SECONDS / BLOCKS / each), 1) for name, each in pace.items()}
+    slowest = max(counts[name] * each for name, each in pace.items())
+    blocks = min(max(int(LONGEST / slowest), FEWEST_BLOCKS), BLOCKS)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(blocks):
+        for name, run in calls.items():
+            times[name].append(_timed(run, counts[name], devices[name]))
+    return times
 
 
 def _timed(run: Call, count: int, device: torch.device) -> float:

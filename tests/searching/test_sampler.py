@@ -1,6 +1,7 @@
 import json
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,13 +14,14 @@ from optuna.trial import TrialState
 from autoprune import AutopruneError, Space
 from autoprune.pruning.cost import CostModel
 from autoprune.searching.allocation import Allocator
-from autoprune.searching.history import finished_trials, front
+from autoprune.searching.descents import Opening
+from autoprune.searching.forecast import Forecast
+from autoprune.searching.history import PARAMS, RETRY_OF, VALID, Finished, finished_trials, front
 from autoprune.searching.lineage import choose_parent, covers
+from autoprune.searching.moves import Proposal
 from autoprune.searching.pareto import pareto
 from autoprune.searching.sampler import (
-    PARAMS,
     SAMPLERS,
-    VALID,
     PruningSampler,
     SamplerContext,
     check_sampler,
@@ -27,6 +29,7 @@ from autoprune.searching.sampler import (
 )
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.strategy import Strategy
+from autoprune.searching.surrogate import Prediction
 
 CHANNELS = grouped("residual").channels
 COST = CostModel(grouped("residual"))
@@ -63,14 +66,19 @@ def run(
             if ended and number in ended:
                 study.tell(trial, state=ended[number])
                 continue
-            widths = SPACE.widths(trial.params)
-            score, params = sign * fake_score(widths), COST.params(widths)
-            trial.set_user_attr(VALID, score)
-            trial.set_user_attr(PARAMS, params)
             if "macs" in changes.get("costs", ()):
-                trial.set_user_attr("macs", COST.macs(widths))
-            study.tell(trial, [score, math.log10(params)])
+                trial.set_user_attr("macs", COST.macs(SPACE.widths(trial.params)))
+            tell(study, trial, sign=sign)
     return study
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, *, sign: float = 1.0) -> None:
+    """End a trial as complete, with the score that its widths have."""
+    widths = SPACE.widths(trial.params)
+    score, params = sign * fake_score(widths), COST.params(widths)
+    trial.set_user_attr(VALID, score)
+    trial.set_user_attr(PARAMS, params)
+    study.tell(trial, [score, math.log10(params)])
 
 
 def proposals(study: optuna.Study) -> list[dict[str, int]]:
@@ -189,6 +197,23 @@ def test_later_proposals_can_be_cut_from_the_front(higher: bool) -> None:
         assert any(covers(SPACE.widths(t.params), widths) for t in members)
 
 
+@pytest.mark.parametrize("inherit", [True, False])
+def test_proposals_have_parents_only_where_trials_inherit(
+    inherit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighed: list[Proposal] = []
+
+    class Spy(Forecast):
+        def predict(self, proposals: Sequence[Proposal]) -> Prediction:
+            weighed.extend(proposals)
+            return super().predict(proposals)
+
+    monkeypatch.setattr("autoprune.searching.sampler.Forecast", Spy)
+    run("pruning", trials=CHAIN + 3, budget=20, strategy=PLAIN, inherit=inherit)
+    assert len(weighed) > 100
+    assert any(proposal.parent for proposal in weighed) is inherit
+
+
 def test_each_cost_has_its_turn_at_the_front() -> None:
     study, later = after_the_chain(costs=("params", "macs"))
     _, alone = after_the_chain()
@@ -278,6 +303,25 @@ def test_a_trial_that_is_tried_again_takes_no_place_of_the_chain() -> None:
     assert again.params == stopped.params
     later = study.ask(SPACE.distributions)
     assert SPACE.widths(later.params) == SPACE.widths(plain.trials[4].params)
+
+
+def test_the_chain_goes_on_from_a_trial_that_was_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known: list[dict[int, int]] = []
+    widths = Opening.widths
+
+    def spied(self: Opening, place: int, finished: Mapping[int, Finished]) -> dict[str, int]:
+        known.append({at: f.number for at, f in finished.items()})
+        return widths(self, place, finished)
+
+    monkeypatch.setattr(Opening, "widths", spied)
+    study = run("pruning", trials=4, budget=20, ended={3: TrialState.FAIL})
+    study.enqueue_trial(study.trials[3].params, user_attrs={RETRY_OF: 3})
+    for _ in range(2):
+        tell(study, study.ask(SPACE.distributions))
+    study.ask(SPACE.distributions)
+    assert known[-1] == {0: 0, 1: 1, 2: 2, 3: 4, 4: 5}
 
 
 def test_some_later_sizes_are_spread_by_lamp_scores(monkeypatch: pytest.MonkeyPatch) -> None:
