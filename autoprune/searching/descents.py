@@ -19,13 +19,16 @@ SMALLEST = 1 / 316
 """Its last, unless the network cannot get that small."""
 FIRST_SCOUT = 0.4
 """The scouts' first size."""
-SCOUTS_WORTH = 4
-"""A budget must be worth so many times the scouts."""
+SCOUTS_WORTH = 16
+"""A budget must be worth so many times the scouts: they help the front early, not in the end."""
 BEND = 0.75
 """How the chain's steps shrink: the log of the size falls as this power of the place along it, as
 accuracy hardly falls at first. 1 makes even steps."""
 CHAIN_EPOCHS = (0.3, 0.6)
-"""Where the epochs of the chain's largest and smallest model lie between fewest and most."""
+"""Where the epochs of the chain's second and last model lie between fewest and most."""
+RECOVERY_AT = 0.6
+"""Where the epochs of the chain's first model lie: no cut after it is as large, and all the others
+inherit what it has made good."""
 FIRST_PROBE, LAST_PROBE = 0.4, 0.8
 """Where along the chain the first and the last probe lie."""
 DETOURS, DETOUR = 8, 1.05
@@ -85,11 +88,10 @@ class Opening:
         if _epochs_of(scouts, recipes) * SCOUTS_WORTH > budget:
             scouts = []
         probes = strategy.probes if blocks else 0
-        ends = CHAIN_EPOCHS if strategy.epochs_by_size else (0.5, 0.5)
-        usual = _descent(20, allocator, first=LARGEST, epochs_at=ends)
+        usual = _chain(20, allocator, by_size=strategy.epochs_by_size)
         each = _epochs_of(_probed(usual, probes), recipes) / len(usual)
         count = max(min(int(budget), 4), round(strategy.chain_share * budget / each))
-        chain = _descent(count, allocator, first=LARGEST, epochs_at=ends)
+        chain = _chain(count, allocator, by_size=strategy.epochs_by_size)
         self.steps: list[Step] = scouts + _probed(chain, probes)
 
     def widths(self, place: int, finished: Mapping[int, Finished]) -> dict[str, int]:
@@ -153,6 +155,13 @@ def _descent(
             steps.append(Step(share=allocator.cost.params(widths) / dense, epochs_at=float(at)))
         before = widths
     return steps
+
+
+def _chain(count: int, allocator: Allocator, *, by_size: bool) -> list[Step]:
+    if not by_size:
+        return _descent(count, allocator, first=LARGEST, epochs_at=(0.5, 0.5))
+    first, *others = _descent(count, allocator, first=LARGEST, epochs_at=CHAIN_EPOCHS)
+    return [replace(first, epochs_at=RECOVERY_AT), *others]
 
 
 def _least_params(allocator: Allocator) -> int:
