@@ -147,18 +147,32 @@ class CostModel:
     def _sum(self, products: _Products, sizes: Widths) -> Widths:
         terms, divisor = products
         total = np.zeros(sizes.shape[1], dtype=np.int64)
-        for through, times in terms:
-            total += times * sizes[list(through)].prod(0)
+        for times, through in terms:
+            each = np.broadcast_to(times[:, None], (len(times), sizes.shape[1]))
+            for functions in through.T:
+                each = each * sizes[functions]
+            total += each.sum(0)
         return total // divisor
 
 
-_Products = tuple[list[tuple[tuple[int, ...], int]], int]
-"""Terms, each a number times a product of linear functions; and what their sum is divided by."""
+_Products = tuple[list[tuple[Widths, Widths]], int]
+"""Terms by how many linear functions they multiply: numbers [terms], which functions
+[terms, functions]; and what the sum of all is divided by."""
 
 
 def _whole(totals: Mapping[tuple[int, ...], Fraction]) -> _Products:
     divisor = math.lcm(*(times.denominator for times in totals.values()))
-    terms = [(through, int(times * divisor)) for through, times in totals.items() if times]
+    by_length: dict[int, dict[tuple[int, ...], int]] = {}
+    for through, times in totals.items():
+        if times:
+            by_length.setdefault(len(through), {})[through] = int(times * divisor)
+    terms = [
+        (
+            np.array(list(known.values()), dtype=np.int64),
+            np.array(list(known), dtype=np.int64).reshape(len(known), length),
+        )
+        for length, known in by_length.items()
+    ]
     return terms, divisor
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,7 @@ class Allocator:
         # Blocks stay, whatever the size: they come after the groups, and nothing sways them.
         block: Widths = np.ones(1, dtype=np.int64)
         self._allowed = [every.get(name, block) for name in cost.names]
-        self._boundaries = [boundaries(widths) for widths in self._allowed]
+        self._boundaries: Floats = np.concatenate([boundaries(w) for w in self._allowed])
         self._every: Widths = np.concatenate(self._allowed)
         lengths = np.array([len(widths) for widths in self._allowed], dtype=np.int64)
         self._first: Widths = np.cumsum(lengths) - lengths
@@ -85,11 +86,11 @@ class Allocator:
             np.sort(np.array((lamp or {}).get(n, [np.inf]))) for n in cost.names if lamp
         ]
 
-    @property
+    @cached_property
     def dense_params(self) -> int:
         return int(self.cost.params_of(self.cost.channels[None])[0])
 
-    @property
+    @cached_property
     def least_params(self) -> int:
         """Parameters of the smallest model there is."""
         return int(self.cost.params_of(self._lowest[None])[0])
@@ -117,28 +118,25 @@ class Allocator:
         weights: Floats = np.array([{**ones, **widths}[name] for name in self.cost.names])
         return self._scaled(weights, params, at_most)
 
-    def tilts(self, widths: Mapping[str, int]) -> tuple[float, float]:
-        """Return how widths lean on depth and on sensitivity, over the square root of the channels.
+    def tilts_of(self, rows: Widths) -> Floats:
+        """Return how plans lean on depth and on sensitivity, over the square root of the channels.
 
-        Slopes of the logarithm of ``width / channels ** 0.5``: the `kappa` and the `beta` of the
-        plan, as far as it is one of the family.
+        Slopes of the logarithm of ``width / channels ** 0.5``: the `kappa` and the `beta` of a
+        plan, as far as it is one of the family. `rows` is [plans, groups], the result [plans, 2].
         """
         count = len(self.cost.groups)
-        channels = self.cost.channels[:count]
-        kept = np.array([widths[name] for name in self.cost.groups], dtype=np.float64)
-        logs = np.log(kept) - 0.5 * np.log(channels)
+        logs = np.log(rows[:, :count]) - 0.5 * np.log(self.cost.channels[:count])
         axes = np.stack([self._depth[:count], self._z[:count]])
         axes = axes - axes.mean(1, keepdims=True)
         lengths = np.maximum((axes**2).sum(1), 1e-12)
-        depth, sensitivity = (axes @ (logs - logs.mean())) / lengths
-        return float(depth), float(sensitivity)
+        return np.asarray((logs - logs.mean(1, keepdims=True)) @ axes.T / lengths)
 
     def _scaled(
         self, weights: Floats, params: int, at_most: Mapping[str, int] | None
     ) -> dict[str, int]:
         ceiling = self.cost.row(at_most) if at_most else self.cost.channels
         # As s grows, widths change at these scales and nowhere else, and none of them falls.
-        steps: Floats = np.concatenate(self._boundaries) / np.repeat(weights, np.diff(self._edges))
+        steps: Floats = self._boundaries / np.repeat(weights, np.diff(self._edges))
         scales = np.unique(steps)
         fitting, low, high = self._lowest, 0, len(scales)
         while low < high:

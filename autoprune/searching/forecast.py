@@ -20,7 +20,7 @@ from autoprune.searching.allocation import Allocator
 from autoprune.searching.history import Finished, front, trains_on
 from autoprune.searching.moves import Proposal
 from autoprune.searching.recipes import EPOCHS, Recipes, position
-from autoprune.searching.surrogate import Prediction, Surrogate
+from autoprune.searching.surrogate import LIMIT, Prediction, Surrogate
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,6 +60,7 @@ class _Trial:
     """A trial, finished or proposed, as far as it is known before."""
 
     widths: Mapping[str, int]
+    params: int
     recipe: Mapping[str, Any]
     parent: Finished | None
     epochs: int
@@ -96,10 +97,11 @@ class Forecast:
         self._blocks = tuple(blocks)
         self._epochs = epochs
         members = front(finished)
+        finished = finished[-LIMIT:]
         self._sizes = np.log10([f.params for f in members])
         self._scores = np.array([f.score for f in members])
         self._settled = np.log2([f.settled_epochs for f in members])
-        trials = [_Trial(f.widths, f.recipe, f.parent, f.epochs) for f in finished]
+        trials = [_Trial(f.widths, f.params, f.recipe, f.parent, f.epochs) for f in finished]
         start, room = self._start_and_headroom(trials)
         causes = self._causes(trials)
         scores = np.array([f.score for f in finished])
@@ -116,7 +118,7 @@ class Forecast:
 
     def predict(self, proposals: Sequence[Proposal]) -> Prediction:
         """Return the scores to expect, higher is better."""
-        trials = [_Trial(p.widths, p.recipe, p.parent, self.epochs(p)) for p in proposals]
+        trials = [_Trial(p.widths, p.params, p.recipe, p.parent, self.epochs(p)) for p in proposals]
         start, room = self._start_and_headroom(trials)
         causes = self._causes(trials)
         found = self._surrogate.predict(np.column_stack([causes, self._rows(trials)]))
@@ -147,7 +149,7 @@ class Forecast:
         One that trains its parent on is compared with the parent, another with what the front
         offers at its size.
         """
-        sizes = np.log10([self._allocator.cost.params(t.widths) for t in trials])
+        sizes = np.log10([t.params for t in trials])
         offered = self._offered(sizes)
         start = [
             t.parent.score if trains_on(t.parent, t.widths) else float(at)
@@ -164,27 +166,25 @@ class Forecast:
         if trains_on(parent, trial.widths):
             before = max(parent.settled_epochs, 1)
             return [math.log2((before + trial.epochs) / before), 0.0, 0.0, 0.0]
-        params = self._allocator.cost.params(trial.widths)
         started = parent.params if parent else self._allocator.dense_params
-        size = math.log10(params)
+        size = math.log10(trial.params)
         doublings = math.log2(trial.epochs) - float(np.interp(size, self._sizes, self._settled))
-        return [0.0, 1.0, math.log10(max(started / params, 1.0)), doublings]
+        return [0.0, 1.0, math.log10(max(started / trial.params, 1.0)), doublings]
 
     def _rows(self, trials: Sequence[_Trial]) -> Floats:
         """Return features in units over which scores are alike, [trials, features]."""
-        return np.array(
+        known = [
             [
-                [
-                    math.log2(trial.epochs) / DOUBLINGS,
-                    math.log10(self._allocator.cost.params(trial.widths)) / DECADES,
-                    self._deficit(trial.parent) / DEFICIT,
-                    *self._recipe_row(trial.recipe),
-                    *(tilt / TILT for tilt in self._allocator.tilts(trial.widths)),
-                    *(float(trial.widths[block]) for block in self._blocks),
-                ]
-                for trial in trials
+                math.log2(trial.epochs) / DOUBLINGS,
+                math.log10(trial.params) / DECADES,
+                self._deficit(trial.parent) / DEFICIT,
+                *self._recipe_row(trial.recipe),
             ]
-        )
+            for trial in trials
+        ]
+        rows = np.array([self._allocator.cost.row(trial.widths) for trial in trials])
+        blocks = [[float(trial.widths[block]) for block in self._blocks] for trial in trials]
+        return np.column_stack([known, self._allocator.tilts_of(rows) / TILT, blocks])
 
     def _deficit(self, parent: Finished | None) -> float:
         if parent is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.searching.candidate import trial_name
 from autoprune.searching.pareto import pareto
@@ -60,31 +60,50 @@ def trains_on(parent: Finished | None, widths: Mapping[str, int]) -> TypeGuard[F
     return parent is not None and parent.widths == widths
 
 
-def finished_trials(
-    study: optuna.Study, space: SearchSpace, *, higher_is_better: bool, costs: Sequence[str]
-) -> list[Finished]:
-    """Return the completed trials that say what they came to, oldest first."""
-    sign = 1.0 if higher_is_better else -1.0
-    found: dict[str, Finished] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+class History:
+    """Reads the completed trials of a study, each of them once: they do not change.
+
+    Parameters
+    ----------
+    costs
+        What the score is traded against, by the objectives' names.
+    """
+
+    def __init__(self, space: SearchSpace, *, higher_is_better: bool, costs: Sequence[str]) -> None:
+        self._space = space
+        self._sign = 1.0 if higher_is_better else -1.0
+        self._costs = {PARAMS, *costs}
+        self._known: dict[tuple[str, int], Finished] = {}
+
+    def finished(self, study: optuna.Study) -> list[Finished]:
+        """Return the completed trials that say what they came to, oldest first."""
+        found: dict[str, Finished] = {}
+        name = study.study_name
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if VALID not in trial.user_attrs or PARAMS not in trial.user_attrs:
+                continue
+            key = (name, trial.number)
+            if key not in self._known:
+                parent = found.get(str(trial.user_attrs.get(PARENT)))
+                self._known[key] = self._read(trial, parent)
+            found[trial_name(trial.number)] = self._known[key]
+        return list(found.values())
+
+    def _read(self, trial: FrozenTrial, parent: Finished | None) -> Finished:
         known = trial.user_attrs
-        if VALID not in known or PARAMS not in known:
-            continue
-        parent = found.get(str(known.get(PARENT)))
         epochs = max(int(known.get(EPOCHS, 1)), 1)
-        found[trial_name(trial.number)] = Finished(
+        return Finished(
             number=trial.number,
-            widths=space.widths(trial.params),
+            widths=self._space.widths(trial.params),
             params=int(known[PARAMS]),
-            score=sign * known[VALID],
-            costs={n: float(known[n]) for n in {PARAMS, *costs} if n in known},
+            score=self._sign * known[VALID],
+            costs={name: float(known[name]) for name in self._costs if name in known},
             epochs=epochs,
             lineage_epochs=epochs + (parent.lineage_epochs if parent else 0),
             recipe=trial.params,
-            predicted=sign * known[PREDICTED] if PREDICTED in known else None,
+            predicted=self._sign * known[PREDICTED] if PREDICTED in known else None,
             parent=parent,
         )
-    return list(found.values())
 
 
 def front(finished: Iterable[Finished], cost: str = PARAMS) -> list[Finished]:

@@ -39,6 +39,7 @@ class Proposal:
     """A trial that might be run."""
 
     widths: Mapping[str, int]
+    params: int
     recipe: Mapping[str, Any]
     parent: Finished | None
     """Whose weights it would begin with; None for the dense model's."""
@@ -87,13 +88,13 @@ class Moves:
             widths = near.widths
         else:
             near, widths = self._in_a_gap(rng)
-        recipe = near.recipe
+        recipe, params = near.recipe, self._allocator.cost.params(widths)
         if rng.random() >= KNOWN_RECIPE_SHARE:
-            params = self._allocator.cost.params(widths)
             recipe = {**recipe, **self._recipes.usual(params / self._allocator.dense_params)}
         recipe = self._recipes.near(rng, recipe, spread=SPREAD, explore=EXPLORE)
         return Proposal(
             widths=widths,
+            params=params,
             recipe=self._recipes.with_epochs(recipe, float(rng.uniform(*EPOCHS_AT))),
             parent=choose_parent(self._parents, widths),
         )
@@ -101,7 +102,7 @@ class Moves:
     def draw_many(self, rng: np.random.Generator, count: int) -> list[Proposal]:
         """Draw `count` proposals; return those that are not too small, or all if each is."""
         drawn = [self.draw(rng) for _ in range(count)]
-        enough = [p for p in drawn if self._allocator.cost.params(p.widths) >= self._least]
+        enough = [p for p in drawn if p.params >= self._least]
         return enough or drawn
 
     def _in_a_gap(self, rng: np.random.Generator) -> tuple[Finished, Mapping[str, int]]:

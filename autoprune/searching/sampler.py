@@ -18,7 +18,7 @@ from autoprune.errors import unknown
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.descents import Opening
 from autoprune.searching.forecast import Forecast
-from autoprune.searching.history import PARAMS, Finished, finished_trials, front, places_of
+from autoprune.searching.history import PARAMS, Finished, History, front, places_of
 from autoprune.searching.moves import Moves, Proposal
 from autoprune.searching.objectives import DEFAULT_COSTS
 from autoprune.searching.recipes import EPOCHS, Recipes
@@ -105,6 +105,9 @@ class PruningSampler(BaseSampler):
         self.predictions: dict[int, float] = {}
         self._context = context
         self._fallback = RandomSampler(seed=context.seed)
+        self._history = History(
+            context.space, higher_is_better=context.higher_is_better, costs=context.costs
+        )
         self._recipes = Recipes(context.space.distributions, fading=context.strategy.fading)
         self._opening = Opening(
             context.strategy,
@@ -127,12 +130,7 @@ class PruningSampler(BaseSampler):
         rng = np.random.default_rng([context.seed, trial.number])
         places = places_of(study)
         place = places[trial.number]
-        finished = finished_trials(
-            study,
-            context.space,
-            higher_is_better=context.higher_is_better,
-            costs=context.costs,
-        )
+        finished = self._history.finished(study)
         if place < len(self._opening.steps) or not finished:
             by_place = {places[f.number]: f for f in finished}
             return self._descend(rng, place % len(self._opening.steps), by_place)
@@ -222,15 +220,14 @@ class PruningSampler(BaseSampler):
 
     def _cost_of(self, proposal: Proposal, cost: str, members: list[Finished]) -> float:
         """Return a proposal's cost; one that only a measurement tells follows the size."""
-        known = self._context.allocator.cost
         if cost == PARAMS:
-            return known.params(proposal.widths)
+            return proposal.params
         if cost == "macs":
-            return known.macs(proposal.widths)
+            return self._context.allocator.cost.macs(proposal.widths)
         sizes = np.log([f.params for f in members])
         order = np.argsort(sizes)
         costs = np.log([f.costs[cost] for f in members])
-        at = np.log(known.params(proposal.widths))
+        at = np.log(proposal.params)
         return float(np.exp(np.interp(at, sizes[order], costs[order])))
 
     def _staircase(self, members: list[Finished], cost: str) -> Staircase:

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -57,15 +58,20 @@ def forecast(known: list[Finished], **changes: Any) -> Forecast:
     return Forecast(known, allocator=ALLOCATOR, recipes=RECIPES, **settings)
 
 
+def proposed(widths: Mapping[str, int], recipe: Mapping[str, Any]) -> Proposal:
+    params = ALLOCATOR.cost.params(widths)
+    return Proposal(widths=widths, params=params, recipe=recipe, parent=None)
+
+
 def proposal(size: float, epochs: int, **changes: Any) -> Proposal:
     widths = ALLOCATOR.widths(round(size * ALLOCATOR.dense_params), Shape())
-    return Proposal(widths=widths, recipe=recipe(epochs, **changes), parent=None)
+    return proposed(widths, recipe(epochs, **changes))
 
 
 def test_it_ranks_what_it_has_not_seen() -> None:
     known = history(90)
     later = known[60:]
-    proposals = [Proposal(widths=f.widths, recipe=f.recipe, parent=None) for f in later]
+    proposals = [proposed(f.widths, f.recipe) for f in later]
     found = forecast(known[:60]).predict(proposals)
     truth = np.array([f.score for f in later])
     assert np.corrcoef(found.mean, truth)[0, 1] > 0.8
@@ -97,7 +103,7 @@ def test_there_is_less_to_gain_where_the_front_is_flat() -> None:
 
 def test_fixed_epochs_are_known() -> None:
     plain = forecast(history(), epochs=5)
-    bare = Proposal(widths=CHANNELS, recipe={"lr": 1e-3}, parent=None)
+    bare = proposed(CHANNELS, {"lr": 1e-3})
     assert plain.epochs(bare) == 5
     assert forecast(history()).epochs(proposal(0.5, 7)) == 7
 

@@ -2,7 +2,7 @@ import optuna
 from optuna.trial import TrialState
 
 from autoprune import Space
-from autoprune.searching.history import PARAMS, PARENT, RETRY_OF, VALID, finished_trials, places_of
+from autoprune.searching.history import PARAMS, PARENT, RETRY_OF, VALID, History, places_of
 from autoprune.searching.space import SearchSpace
 
 SPACE = SearchSpace(channels={"a": 8}, space=Space(epochs=(1, 4)), has_dropout=False)
@@ -48,6 +48,20 @@ def test_a_finished_trial_has_the_parent_that_it_was_cut_from() -> None:
         for name, value in ((VALID, 0.5), (PARAMS, 10), (PARENT, parent), ("epochs", epochs)):
             trial.set_user_attr(name, value)
         study.tell(trial, 0.5)
-    known = finished_trials(study, SPACE, higher_is_better=True, costs=())
+    known = History(SPACE, higher_is_better=True, costs=()).finished(study)
     assert [f.parent and f.parent.number for f in known] == [None, 0, None, 1]
     assert [f.lineage_epochs for f in known] == [2, 5, 4, 6]
+
+
+def test_what_is_known_is_not_read_again() -> None:
+    study = study_of(None)
+    history = History(SPACE, higher_is_better=False, costs=())
+    for number, score in enumerate((0.5, 0.25)):
+        trial = study.ask(SPACE.distributions)
+        trial.set_user_attr(VALID, score)
+        trial.set_user_attr(PARAMS, 10)
+        study.tell(trial, score)
+        assert [f.score for f in history.finished(study)] == [-0.5, -0.25][: number + 1]
+    first, second = history.finished(study)
+    assert [first, second] == history.finished(study)
+    assert history.finished(study)[0] is first

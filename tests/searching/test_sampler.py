@@ -16,7 +16,7 @@ from autoprune.pruning.cost import CostModel
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.descents import Opening
 from autoprune.searching.forecast import Forecast
-from autoprune.searching.history import PARAMS, RETRY_OF, VALID, Finished, finished_trials, front
+from autoprune.searching.history import PARAMS, RETRY_OF, VALID, Finished, History, front
 from autoprune.searching.lineage import choose_parent, covers
 from autoprune.searching.moves import Proposal
 from autoprune.searching.pareto import pareto
@@ -252,7 +252,7 @@ def test_foresight_says_what_it_expects() -> None:
     for _ in range(30):
         trial = study.ask(SPACE.distributions)
         widths = SPACE.widths(trial.params)
-        known = finished_trials(study, SPACE, higher_is_better=True, costs=("params",))
+        known = History(SPACE, higher_is_better=True, costs=("params",)).finished(study)
         parent = choose_parent(front(known), widths)
         trial.set_user_attr("parent", f"t{parent.number:03d}" if parent else "dense")
         trial.set_user_attr(VALID, fake_score(widths))
