@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -12,7 +13,15 @@ from autoprune.errors import AutopruneError, first_line
 from autoprune.pool import Pool
 from autoprune.pruning.cost import CostModel
 from autoprune.searching.candidate import DENSE, FINAL, Candidate, trial_name
-from autoprune.searching.history import ATTEMPT, PARENT, RETRY_OF
+from autoprune.searching.history import (
+    ATTEMPT,
+    EPOCHS,
+    PARENT,
+    RESUMED,
+    RETRY_OF,
+    WORK,
+    places_of,
+)
 from autoprune.searching.proxies import PREDICTED
 from autoprune.searching.space import SearchSpace
 from autoprune.sparsified import sparse_name
@@ -21,7 +30,7 @@ from autoprune.trialrun import TrialRun, shortened
 RETRIES = 2
 """How often a trial is tried again whose worker died."""
 FINAL_SEED = 500_000
-"""What the final stage adds to a trial's seed."""
+"""What the final stage adds to the seed of the trial that it goes on from."""
 CANDIDATE = "candidate"
 """User attribute of the final stage's trials: whom they train on."""
 
@@ -63,10 +72,11 @@ class Asker:
             parent_epochs=parent.epochs if parent else 0,
             params=self._cost.params(plan.widths),
             may_stop=self._early_stop,
-            seed=self._seed_of(trial),
+            seed=self._seed_of(study, trial),
             asked_epochs=None if plan == asked else asked.finetune.epochs,
         )
         self._set_costs(run)
+        run.counted_before = _on_record(study, run.work)
         return run
 
     def _proposed(self, study: optuna.Study) -> Trial:
@@ -91,9 +101,12 @@ class Asker:
             )
         return trial
 
-    def _seed_of(self, trial: Trial) -> int:
-        """Return what a trial's training is seeded with: the same when it is tried again."""
-        return self._seed * 1_000_003 + int(trial.user_attrs.get(RETRY_OF, trial.number))
+    def _seed_of(self, study: optuna.Study, trial: Trial) -> int:
+        """Return what a trial's training is seeded with: the same when it is tried again.
+
+        That others were tried again before changes nothing either.
+        """
+        return self._seed * 1_000_003 + places_of(study)[trial.number]
 
     def _set_costs(self, run: TrialRun) -> None:
         """Write down what a trial costs, as far as that is known before it has run.
@@ -133,9 +146,10 @@ class Asker:
             parent_epochs=candidate.epochs,
             params=candidate.score.params,
             may_stop=False,
-            seed=self._seed_of(trial) + FINAL_SEED,
+            seed=(self._seed if candidate.seed is None else candidate.seed) + FINAL_SEED,
         )
         self._set_costs(run)
+        run.counted_before = _on_record(study, run.work)
         return run
 
     # --- once more --------------------------------------------------------------------------
@@ -143,16 +157,56 @@ class Asker:
     def try_again(self, study: optuna.Study, trial: Trial | FrozenTrial, *, counted: bool) -> None:
         """Put a trial that came to nothing into the study's queue: the same parameters and parent.
 
-        What is `counted` may happen `RETRIES` times.
+        What is `counted` may happen `RETRIES` times. The trial is told after that, so that a driver
+        that is killed in between finds it running; asked twice, this does nothing.
         """
         known = trial.user_attrs
         attempt = known.get(ATTEMPT, 0) + counted
-        if attempt > RETRIES or not self._is_whole(trial):
+        params = self._params_of(trial)
+        first = known.get(RETRY_OF, trial.number)
+        if attempt > RETRIES or params is None or _waits(study, first):
             return
-        again = {RETRY_OF: known.get(RETRY_OF, trial.number), ATTEMPT: attempt}
-        if PARENT in known:
-            again[PARENT] = known[PARENT]
-        study.enqueue_trial(trial.params, user_attrs=again)
+        again = {RETRY_OF: first, ATTEMPT: attempt}
+        again |= {name: known[name] for name in (PARENT, PREDICTED, CANDIDATE) if name in known}
+        study.enqueue_trial(params, user_attrs=again)
+
+    def _params_of(self, trial: Trial | FrozenTrial) -> dict[str, Any] | None:
+        """Return a trial's parameters; None if its driver was killed before it had them all."""
+        if self._is_whole(trial):
+            return trial.params
+        # One from the queue is given them at first.
+        given: dict[str, Any] | None = getattr(trial, "system_attrs", {}).get("fixed_params")
+        return given
+
+    # --- from the record --------------------------------------------------------------------
+
+    def recorded(
+        self, frozen: FrozenTrial, name: str, candidate: Candidate | None
+    ) -> TrialRun | None:
+        """Return an ended trial as it ran, for its record; None if it never began."""
+        known = frozen.user_attrs
+        if PARENT not in known or not self._is_whole(frozen):
+            return None
+        asked = self._space.plan(frozen.params)
+        plan = asked if candidate is None else candidate.plan
+        score = None if candidate is None else candidate.score
+        run = TrialRun(
+            trial=frozen,
+            name=name,
+            plan=plan,
+            parent=known[PARENT],
+            parent_epochs=0,
+            params=self._cost.params(plan.widths),
+            may_stop=False,
+            seed=known.get("seed", 0),
+            costs={} if score is None or score.latency is None else {"latency": score.latency},
+            latency_spread=None if score is None else score.latency_spread,
+            curve=list(known.get("curve", ())),
+        )
+        if frozen.datetime_start is not None and frozen.datetime_complete is not None:
+            run.started = frozen.datetime_start.timestamp()
+            run.ended_at = frozen.datetime_complete.timestamp()
+        return run
 
     def sparsified(self, study: optuna.Study, parent: str) -> set[str]:
         """Return under which names sparsifiers may have trained a parent for its children."""
@@ -166,10 +220,27 @@ class Asker:
         return trial.params.keys() == self._space.distributions.keys()
 
 
+def _on_record(study: optuna.Study, work: str) -> int:
+    """Return how many epochs of the same work earlier attempts have on record."""
+    known = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    return sum(a.get(EPOCHS, 0) - a.get(RESUMED, 0) for a in known if a.get(WORK) == work)
+
+
+def _waits(study: optuna.Study, first: int) -> bool:
+    """Return whether a trial is in the queue that tries the one of this number again."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return any(trial.user_attrs.get(RETRY_OF) == first for trial in waiting)
+
+
 def awaited_parents(study: optuna.Study) -> set[str]:
     """Return the parents of the trials in the study's queue."""
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     return {trial.user_attrs[PARENT] for trial in waiting if PARENT in trial.user_attrs}
+
+
+def waiting_count(study: optuna.Study) -> int:
+    """Return how many trials are in the study's queue."""
+    return len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
 
 def clear_queue(study: optuna.Study) -> None:

@@ -109,7 +109,8 @@ class SearchRun:
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
-        driver.resume(study, spent=trained_epochs(study) + trained_epochs(final_study))
+        spent = trained_epochs(study) + trained_epochs(final_study)
+        driver.resume(study, final_study, spent=spent)
         try:
             driver.search(study, budget=self.settings.budget, deadline=deadline)
         except KeyboardInterrupt:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from autoprune.account import Account
 from autoprune.pool import Pool
 from autoprune.progress import EndedTrial, FrontPoint, Reporter, Stage, Status
-from autoprune.results.records import State
+from autoprune.results.records import State, TrialRecord
 from autoprune.results.tracking import Tracker
 from autoprune.searching.candidate import Candidate, Score
 from autoprune.trialrun import TrialRun
+
+
+class Ended(NamedTuple):
+    """A trial that has ended."""
+
+    run: TrialRun
+    state: State
+    candidate: Candidate | None
+    """What it came to, if it is complete."""
+    cause: str
+    """Why it failed, if it did."""
 
 
 class Teller:
@@ -53,15 +65,20 @@ class Teller:
         self, run: TrialRun, state: State, candidate: Candidate | None = None, *, cause: str = ""
     ) -> None:
         """Tell the tracker how a trial ended."""
-        self._tracker.trial(
-            run.record(
-                state,
-                candidate,
-                cause=cause,
-                channels=self._channels,
-                dense_params=self._dense.params,
-                tags=self._tags,
-            )
+        self._tracker.trial(self._recorded(Ended(run, state, candidate, cause)))
+
+    def missing(self, ended: Iterable[Ended]) -> None:
+        """Tell the tracker of the trials that earlier sittings have ended, if it lacks them."""
+        self._tracker.missing([self._recorded(each) for each in ended])
+
+    def _recorded(self, ended: Ended) -> TrialRecord:
+        return ended.run.record(
+            ended.state,
+            ended.candidate,
+            cause=ended.cause,
+            channels=self._channels,
+            dense_params=self._dense.params,
+            tags=self._tags,
         )
 
     def search_stages(self, budget: int | None, done: int) -> list[Stage]:
@@ -74,7 +91,7 @@ class Teller:
 
     def search(self, stages: Sequence[Stage], done: int, ended: EndedTrial | None = None) -> None:
         """Report how far the search has come; it is over when the first of its bounds is met."""
-        trained = self._account.spent + sum(run.epochs for run in self._under_way)
+        trained = self._account.spent + sum(run.spent for run in self._under_way)
         etas = [
             stage.eta(trained, reserved=self._account.reserved())
             if stage.unit

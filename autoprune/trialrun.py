@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 
 from autoprune.progress import EndedTrial, RunningTrial
 from autoprune.pruning.plan import Plan
 from autoprune.results.records import State, TrialRecord
 from autoprune.searching.candidate import FINAL, Candidate, Score
+from autoprune.searching.history import RESUMED
 from autoprune.searching.space import NO_SPARSIFY
 
 
@@ -20,7 +23,7 @@ from autoprune.searching.space import NO_SPARSIFY
 class TrialRun:
     """One candidate's turn in the study, from its plan to its end."""
 
-    trial: Trial
+    trial: Trial | FrozenTrial
     name: str
     plan: Plan
     parent: str
@@ -34,6 +37,8 @@ class TrialRun:
     latency_spread: float | None = None
     """Interquartile range of its latency, in seconds."""
     started: float = field(default_factory=time.time)
+    ended_at: float | None = None
+    """When it ended, if that was in an earlier sitting."""
     curve: list[float] = field(default_factory=list)
     """Validation score after the cut to its widths, then after each epoch."""
     earlier: list[float] = field(default_factory=list)
@@ -46,6 +51,10 @@ class TrialRun:
     stopped: bool = False
     asked_epochs: int | None = None
     """Epochs that its parameters ask for, if the budget had fewer left."""
+    counted_before: int = 0
+    """Epochs that earlier attempts have on record."""
+    resumed: int = 0
+    """Epochs that it need not train, as an earlier attempt has."""
 
     @property
     def is_final(self) -> bool:
@@ -56,6 +65,10 @@ class TrialRun:
 
         The scores of wider ones are neither for its curve nor to be stopped by.
         """
+        if "resumed" in value:
+            at_its_widths = [self.hear(earlier) for earlier in value["resumed"]][-1]
+            self.resumed = self.epochs
+            return at_its_widths
         if self._hear_wider(value):
             return False
         self.curve.append(value["valid"])
@@ -88,15 +101,33 @@ class TrialRun:
         return len(self.sparsify_curve) + len(self.earlier) + max(len(self.curve) - 1, 0)
 
     @property
+    def counted(self) -> int:
+        """Epochs of its own that an earlier attempt has on record already."""
+        return min(self.resumed, self.counted_before)
+
+    @property
+    def spent(self) -> int:
+        """Epochs so far that nobody has counted before."""
+        return self.epochs - self.counted
+
+    @property
     def planned_epochs(self) -> int:
-        """Epochs of training that it takes at most."""
+        """Epochs that it takes at most, of those that nobody has counted before."""
         sparsify = self.plan.sparsify
-        return self.plan.finetune.epochs + (sparsify.epochs if sparsify else 0)
+        return self.plan.finetune.epochs + (sparsify.epochs if sparsify else 0) - self.counted
+
+    @property
+    def work(self) -> str:
+        """A digest of all that fixes what it comes to; its checkpoint has this name."""
+        work = [replace(self.plan, kept=None).to_json(), self.parent, self.seed]
+        return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def attributes(self) -> dict[str, int | bool]:
         """What it took, as it is told to the study."""
         found: dict[str, int | bool] = {"epochs": self.epochs}
+        if self.counted:
+            found[RESUMED] = self.counted
         if self.asked_epochs is not None:
             found["asked_epochs"] = self.asked_epochs
         if self.sparsify_cached is not None:
@@ -179,7 +210,7 @@ class TrialRun:
     ) -> TrialRecord:
         """Return it as it is logged; `candidate` is what it came to, if it is complete."""
         share = self.params / dense_params
-        now = time.time()
+        now = self.ended_at or time.time()
         metrics = {"params": self.params, "params_fraction": share, "seconds": now - self.started}
         metrics |= self.attributes
         if candidate is not None:

@@ -46,6 +46,8 @@ class MlflowRuns:
         self._search = search
         self._name = name
         self._experiment = self._experiment_id(experiment, artifacts)
+        self._closed: set[str] = set()
+        """Whose runs were closed when they were found."""
         self._runs = self._known_runs()
 
     def _experiment_id(self, name: str, artifacts: Path | None) -> str:
@@ -65,7 +67,10 @@ class MlflowRuns:
                 page_token=token,
             )
             for run in page:
-                known[run.data.tags.get(TRIAL_TAG, "")] = run.info.run_id
+                key = run.data.tags.get(TRIAL_TAG, "")
+                known[key] = run.info.run_id
+                if run.info.status in RUN_STATUS.values():
+                    self._closed.add(key)
             token = page.token
             if not token:
                 return known
@@ -92,6 +97,12 @@ class MlflowRuns:
         self._client.set_terminated(
             run, RUN_STATUS[record.state], end_time=_milliseconds(record.ended)
         )
+
+    def missing(self, records: Sequence[TrialRecord]) -> None:
+        """Record those trials that have no run, or one that was never closed."""
+        for record in records:
+            if record.key not in self._closed:
+                self.trial(record)
 
     def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
         problems = [f"no run for {m.key}" for m in models if m.key not in self._runs]

@@ -23,8 +23,8 @@ class Store:
 
     ``search.json`` says whose folder it is; ``candidates/<name>/`` holds each finished candidate,
     its weights only while it may become a parent or an export; ``dense/`` the dense model,
-    ``sparse/<digest>/`` parents trained with a sparsifier, ``front/<name>/`` the exported models,
-    ``front.json`` the result.
+    ``sparse/<digest>/`` parents trained with a sparsifier, ``underway/`` how far trials have come,
+    ``front/<name>/`` the exported models, ``front.json`` the result.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -41,6 +41,7 @@ class Store:
         self.mlflow_artifacts = self.root / "mlartifacts"
         self._candidates = self.root / "candidates"
         self._sparse = self.root / "sparse"
+        self.underway = self.root / "underway"
 
     # --- whose folder it is -----------------------------------------------------------------
 
@@ -120,6 +121,13 @@ class Store:
     def scores(self, name: str) -> Path:
         """Return where the channel scores on a candidate's weights are cached."""
         return self.folder(name) / "scores.safetensors"
+
+    def checkpoint(self, name: str) -> Path:
+        """Return where a trial under way keeps how far its training has come."""
+        return self.underway / f"{name}.safetensors"
+
+    def drop_checkpoint(self, name: str) -> None:
+        self.checkpoint(name).unlink(missing_ok=True)
 
     def save_candidate(self, candidate: Candidate) -> None:
         write_json(self.folder(candidate.name) / "candidate.json", candidate.to_json())

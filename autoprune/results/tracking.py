@@ -30,6 +30,10 @@ class Tracker(Protocol):
         """Record an ended trial."""
         ...
 
+    def missing(self, records: Sequence[TrialRecord]) -> None:
+        """Record those of the trials ended in earlier sittings that are not on record."""
+        ...
+
     def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
         """Mark the front, log its models, and attach files to the parent run."""
         ...
@@ -45,6 +49,8 @@ class NullTracker:
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None: ...
 
     def trial(self, record: TrialRecord) -> None: ...
+
+    def missing(self, records: Sequence[TrialRecord]) -> None: ...
 
     def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None: ...
 
@@ -83,6 +89,9 @@ class MlflowTracker:
 
     def trial(self, record: TrialRecord) -> None:
         self._queue.put(lambda mlflow: mlflow.trial(record))
+
+    def missing(self, records: Sequence[TrialRecord]) -> None:
+        self._queue.put(lambda mlflow: mlflow.missing(records))
 
     def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
         self._queue.put(lambda mlflow: mlflow.front(models, files))

@@ -12,6 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
 from autoprune.errors import AutopruneError, first_line
+from autoprune.searching.history import EPOCHS, RESUMED
 
 
 def open_study(
@@ -67,8 +68,12 @@ def open_journal(path: Path) -> BaseStorage:
 
 
 def trained_epochs(study: optuna.Study) -> int:
-    """Return how many epochs all trials have trained, whatever became of them."""
-    return sum(t.user_attrs.get("epochs", 0) for t in study.get_trials(deepcopy=False))
+    """Return how many epochs all trials have trained, whatever became of them.
+
+    Those that an interrupted trial had trained, and that it went on from, count once.
+    """
+    known = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    return sum(attrs.get(EPOCHS, 0) - attrs.get(RESUMED, 0) for attrs in known)
 
 
 def ended_counts(study: optuna.Study) -> dict[str, int]:
