@@ -117,6 +117,8 @@ def evaluate(
                 told |= {"loss": epoch.loss} if last else {"step": number}
                 if not (yield log.noted(told)):
                     return None
+                if last and epoch.epoch == step.epochs:
+                    break  # no checkpoint is worth it any more
     with clock("save"):
         digest = save_model(bench.store.weights(name), source.model)
     return {

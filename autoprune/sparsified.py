@@ -47,7 +47,7 @@ def sparsified(
     """
     assert plan.sparsify is not None
     name = sparse_name(plan, parent)
-    cached = bench.store.weights(name).exists()
+    cached = start is None and bench.store.weights(name).exists()
     if start is None and not (yield {"sparsify_cached": cached}):
         return None
     if cached:

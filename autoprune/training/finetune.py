@@ -71,7 +71,7 @@ def finetune(
         Where an earlier run of the same training stood: it goes on with the next epoch, and comes
         to the very same. All else is given as it was at first.
     keep
-        Is offered the state after every epoch but the last, once the caller has asked for more.
+        Is offered the state after every epoch, once the caller has asked for more.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def finetune(
             with extra.settled():
                 valid = scored(task, model, epoch, settings)
         yield Epoch(epoch=epoch, loss=mean, valid=valid)
-        if keep is not None and epoch < settings.epochs:
+        if keep is not None:
             keep(partial(training.state, epoch))
 
 
