@@ -80,6 +80,10 @@ def search(
     out: Annotated[
         Path | None, typer.Option(help="Output folder.  [default: autoprune-runs/<study name>]")
     ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Delete the search that OUT holds, and begin anew."),
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Replaces the study's seed.")] = None,
     sampler: Annotated[
         str, typer.Option(help="pruning (ours), or Optuna's tpe, nsga2, gp, random.")
@@ -143,6 +147,7 @@ def search(
             result = run_search(
                 study,
                 out=out,
+                fresh=fresh,
                 seed=seed,
                 criteria=None if criteria is None else _names(criteria),
                 sparsify=None if sparsify is None else _names(sparsify),

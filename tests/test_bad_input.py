@@ -310,6 +310,11 @@ BAD = {
         prepare=search_of(study="tiny", model="0123"),
         words=("--out", "model", "'0123'", "another folder"),
     ),
+    "fresh over foreign files": Bad(
+        command="search study.py --out out --fresh",
+        prepare=foreign_files,
+        words=("--out", "other files", "another folder"),
+    ),
     "foreign files": Bad(
         command="search study.py --out out",
         prepare=foreign_files,
