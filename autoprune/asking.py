@@ -28,7 +28,7 @@ from autoprune.sparsified import sparse_name
 from autoprune.trialrun import TrialRun, shortened
 
 RETRIES = 2
-"""How often a trial is tried again whose worker died."""
+"""How often a trial, or any other job, is tried again whose worker died."""
 FINAL_SEED = 500_000
 """What the final stage adds to the seed of the trial that it goes on from."""
 CANDIDATE = "candidate"

@@ -74,6 +74,10 @@ def search(
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which no new trial begins.")
     ] = None,
+    trial_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds that a trial may take before its worker is ended."),
+    ] = None,
     workers: Annotated[
         str, typer.Option(help="Worker processes; `auto` is one per core or GPU, 0 none.")
     ] = "auto",
@@ -155,6 +159,7 @@ def search(
                 budget=budget,
                 budget_epochs=budget_epochs,
                 timeout=timeout,
+                trial_timeout=trial_timeout,
                 workers=_worker_count(workers),
                 sampler=sampler,
                 objectives=_names(objectives),

@@ -54,10 +54,10 @@ def search(
     reporter
         Is told where the search stands.
     **settings
-        The fields of `Settings`: ``budget``, ``budget_epochs``, ``timeout``, ``workers``,
-        ``sampler``, ``strategy``, ``objectives``, ``latency_engine``, ``latency_batch``,
-        ``objective``, ``accuracy_weight``, ``early_stop``, ``inherit``, ``storage``,
-        ``tracking_uri``, ``experiment``.
+        The fields of `Settings`: ``budget``, ``budget_epochs``, ``timeout``, ``trial_timeout``,
+        ``workers``, ``sampler``, ``strategy``, ``objectives``, ``latency_engine``,
+        ``latency_batch``, ``objective``, ``accuracy_weight``, ``early_stop``, ``inherit``,
+        ``storage``, ``tracking_uri``, ``experiment``.
 
     Raises
     ------

@@ -295,6 +295,13 @@ BAD = {
         command="search study.py --workers all", words=("`workers`", "'auto'", "'all'")
     ),
     "no time": Bad(command="search study.py --timeout 0", words=("`timeout`", "more than 0")),
+    "no time for a trial": Bad(
+        command="search study.py --trial-timeout 0", words=("`trial_timeout`", "more than 0")
+    ),
+    "time for a trial in this process": Bad(
+        command="search study.py --trial-timeout 9 --workers 0",
+        words=("`trial_timeout`", "worker processes", "workers=1"),
+    ),
     "weight above 1": Bad(
         command="search study.py --objective weighted --accuracy-weight 2",
         words=("`accuracy_weight`", "between 0 and 1", "2"),

@@ -64,9 +64,29 @@ def _as_sent(value: Any) -> Any:
 def failure(job: str, error: Exception) -> Failed:
     """Describe an exception as the event that ends its job."""
     fixable = isinstance(error, AutopruneError)
+    starved = is_out_of_memory(error)
+    cause = str(error) if fixable else first_line(error)
+    if starved:
+        cause = f"There was no memory left ({cause}). Use fewer workers or smaller batches."
     return Failed(
         job=job,
-        cause=str(error) if fixable else first_line(error),
+        cause=cause,
         detail=traceback.format_exc(),
         fixable=fixable,
+        died=starved,
     )
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python, torch on the CPU or torch on a GPU had no memory left.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+    True
+    """
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
