@@ -24,6 +24,11 @@ FINAL_SEED = 500_000
 """What the final stage adds to a trial's seed."""
 CANDIDATE = "candidate"
 """User attribute of the final stage's trials: whom they train on."""
+ENDED: dict[TrialState, str] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
 
 
 class Asker:
@@ -164,6 +169,17 @@ class Asker:
     def _is_whole(self, trial: Trial | FrozenTrial) -> bool:
         """Return whether a trial came as far as to have all its parameters."""
         return trial.params.keys() == self._space.distributions.keys()
+
+
+def ended_trials(study: optuna.Study, final_study: optuna.Study) -> set[tuple[str, str]]:
+    """Return name and state of every ended trial of a search and its final stage."""
+    searched = {(trial_name(t.number), t.state) for t in study.get_trials(deepcopy=False)}
+    finals = {
+        (t.user_attrs[CANDIDATE] + FINAL, t.state)
+        for t in final_study.get_trials(deepcopy=False)
+        if CANDIDATE in t.user_attrs
+    }
+    return {(name, ENDED[state]) for name, state in searched | finals if state in ENDED}
 
 
 def awaited_parents(study: optuna.Study) -> set[str]:

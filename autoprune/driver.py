@@ -269,29 +269,29 @@ class Driver:
             seconds=result["seconds"],
             **running.attributes,
         )
-        study.tell(running.trial, self._values(score))
+        with self._teller.recording(running, "complete", candidate):
+            study.tell(running.trial, self._values(score))
         if not running.is_final:
             self.pool.candidates[candidate.name] = candidate
-        self._teller.record(running, "complete", candidate)
         return running.ended("complete")
 
     def _stop(self, study: optuna.Study, running: TrialRun) -> EndedTrial:
         # Its curve goes into an attribute: TPE cannot read a pruned trial of several objectives
         # that carries intermediate values.
         running.note(curve=running.curve, **running.attributes)
-        study.tell(running.trial, state=TrialState.PRUNED)
-        self._teller.record(running, "stopped")
+        with self._teller.recording(running, "stopped"):
+            study.tell(running.trial, state=TrialState.PRUNED)
         return running.ended("stopped")
 
     def _fail(
         self, study: optuna.Study, running: TrialRun, cause: str, *, again: bool = False
     ) -> EndedTrial:
         running.note(cause=cause, **running.attributes)
-        study.tell(running.trial, state=TrialState.FAIL)
+        with self._teller.recording(running, "failed", cause=cause):
+            study.tell(running.trial, state=TrialState.FAIL)
         self._store.drop_weights(running.name)
         if again and not running.is_final:
             self._asker.try_again(study, running.trial, counted=True)
-        self._teller.record(running, "failed", cause=cause)
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
             raise AutopruneError(
@@ -305,8 +305,8 @@ class Driver:
         for running in self._running.values():
             self._account.spent += running.epochs
             running.note(cause=INTERRUPTED, **running.attributes)
-            study.tell(running.trial, state=TrialState.FAIL)
+            with self._teller.recording(running, "failed", cause=INTERRUPTED):
+                study.tell(running.trial, state=TrialState.FAIL)
             if not running.is_final:
                 self._asker.try_again(study, running.trial, counted=False)
-            self._teller.record(running, "failed", cause=INTERRUPTED)
         self._running.clear()

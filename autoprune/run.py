@@ -17,6 +17,7 @@ from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import fingerprint
+from autoprune.redaction import redacted
 from autoprune.results.diagnosis import mostly_blocked
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
@@ -172,7 +173,7 @@ def _identity(
         "seed": study.seed,
         "settings": _digest(asdict(study.space) | {"final_epochs": study.final_epochs}),
         "dense": _digest([study.train and asdict(study.train), _checkpoint_digest(study)]),
-        "storage": settings.storage and _digest(settings.storage),
+        "storage": settings.storage and _digest(redacted(settings.storage)),
     }
 
 

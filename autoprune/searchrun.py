@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 
+from autoprune.asking import ended_trials
 from autoprune.dense import Dense, prepare_dense
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError
@@ -19,6 +20,7 @@ from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import Grouping
+from autoprune.results.records import RunStatus
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
@@ -83,7 +85,7 @@ class SearchRun:
             setting_tags(self.settings) | search_tags(self.study),
         )
         executor = InterruptibleExecutor(self._open_executor())
-        status = "FAILED"
+        status: RunStatus = "FAILED"
         counts: dict[str, float] = {}
         try:
             with executor.holding_back():
@@ -103,6 +105,7 @@ class SearchRun:
         self, executor: Executor, deadline: float | None
     ) -> tuple[SearchResult, dict[str, float]]:
         study, final_study = self._optuna_study(""), self._optuna_study(FINAL)
+        self.tracker.settle(ended_trials(study, final_study))
         dense = prepare_dense(
             self.study, self.store, executor, self.reporter, latency=self._latency
         )
@@ -139,11 +142,11 @@ class SearchRun:
         if uri == "none":
             return NullTracker()
         return MlflowTracker(
-            uri=uri or f"sqlite:///{self.store.mlflow_database}",
+            self.store,
+            uri=uri,
             experiment=self.settings.experiment,
             search=search_id,
             name=self.study.name,
-            artifacts=self.store.mlflow_artifacts if uri is None else None,
         )
 
     def _optuna_study(self, suffix: str) -> optuna.Study:

@@ -24,7 +24,7 @@ class Store:
     ``search.json`` says whose folder it is; ``candidates/<name>/`` holds each finished candidate,
     its weights only while it may become a parent or an export; ``dense/`` the dense model,
     ``sparse/<digest>/`` parents trained with a sparsifier, ``front/<name>/`` the exported models,
-    ``front.json`` the result.
+    ``spool/`` what MLflow is told, ``front.json`` the result.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -39,6 +39,7 @@ class Store:
         self.logs = self.root / "logs"
         self.mlflow_database = self.root / "mlflow.db"
         self.mlflow_artifacts = self.root / "mlartifacts"
+        self.spool = self.root / "spool"
         self._candidates = self.root / "candidates"
         self._sparse = self.root / "sparse"
 
