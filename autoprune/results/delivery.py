@@ -15,6 +15,8 @@ BACKOFF_SECONDS = (1.0, 60.0)
 """Time between attempts at a server that is away: the first, doubled up to the last."""
 QUIET_SECONDS = 30.0
 """At the end, how long nothing may get through before the rest is left in the spool."""
+LAST_ATTEMPTS = 10
+"""At the end, how often a server that is away is tried, `BACKOFF_SECONDS[0]` apart."""
 CLOSE_SECONDS = 600.0
 """At the end, how long delivery may take in all."""
 
@@ -91,13 +93,15 @@ class Delivery:
 
     def _run(self) -> None:
         pause, longest = BACKOFF_SECONDS
-        last_time = False
+        last_time, attempts = False, 0
         while True:
             try:
                 there = self._deliver_all()
             except _GivenUpError:
                 return
             if there and self._closing.is_set():
+                if not self._refused.keys() >= set(self._spool.pending()):
+                    continue  # more has come since
                 if last_time or not self._spool.pending():
                     return
                 last_time = True
@@ -107,7 +111,8 @@ class Delivery:
                 self._work.wait()
                 self._work.clear()
             elif self._closing.is_set():
-                if self._given_up.wait(BACKOFF_SECONDS[0]):
+                attempts += 1
+                if attempts == LAST_ATTEMPTS or self._given_up.wait(BACKOFF_SECONDS[0]):
                     return
             else:
                 self._closing.wait(pause)

@@ -149,6 +149,7 @@ class MlflowRuns:
             self._step()
         ended = _milliseconds(record.ended)
         self._client.set_terminated(run, RUN_STATUS[record.state], end_time=ended)
+        self._old.add(run)
         self._step()
 
     def _front(self, record: FrontRecord) -> list[str]:

@@ -92,8 +92,8 @@ def check_uri(uri: str | None) -> None:
     if uri is None:
         return
     scheme = uri.partition(":")[0].partition("+")[0]
-    host = uri.partition("://")[2].partition("/")[0].rpartition("@")[2]
-    if scheme not in SCHEMES or (scheme in ("http", "https") and not host.strip(":")):
+    host = uri.partition("://")[2].partition("/")[0].rpartition("@")[2].partition(":")[0]
+    if scheme not in SCHEMES or (scheme in ("http", "https") and not host):
         raise AutopruneError(
             f"The tracking URI must be one of MLflow's, such as http://host:5000 or "
             f"sqlite:///file.db, but is {redacted(uri)!r}. Check --tracking-uri."
