@@ -8,7 +8,7 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -322,7 +322,6 @@ def ui(
 
 def main() -> NoReturn:
     """Run the command; a user's mistake is one line and exit code 2."""
-    sys.excepthook = _print_redacted
     try:
         code = app(standalone_mode=False)
     except AutopruneError as error:
@@ -334,17 +333,17 @@ def main() -> NoReturn:
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except Exception as error:  # nobody's mistake but ours
+        _print_redacted(error)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _print_redacted(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Print an error that is nobody's mistake but ours, without the secrets in its URLs."""
+def _print_redacted(error: Exception) -> None:
+    """Print an error's traceback without the secrets in its URLs."""
     import traceback
 
-    lines = traceback.format_exception(kind, error, trace)
-    typer.echo(redacted("".join(lines)), err=True, nl=False)
+    typer.echo(redacted("".join(traceback.format_exception(error))), err=True, nl=False)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
