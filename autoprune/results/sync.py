@@ -57,16 +57,16 @@ def sync(
         )
     check_uri(uri)
     identity = read_json(store.identity_file)
+    latest = load_destination(store.spool)
+    if uri is None and not latest.whole:
+        raise AutopruneError(
+            f"The tracking URI must be given, as it held a secret that was not stored: "
+            f"add --tracking-uri to reach {latest.uri}."
+        )
+    if uri is None and latest.uri != LOCAL:
+        uri = latest.uri
+    experiment = experiment or latest.experiment
     with store.locked():
-        latest = load_destination(store.spool)
-        if uri is None and not latest.whole:
-            raise AutopruneError(
-                f"The tracking URI must be given, as it held a secret that was not stored: "
-                f"add --tracking-uri to reach {latest.uri}."
-            )
-        if uri is None and latest.uri != LOCAL:
-            uri = latest.uri
-        experiment = experiment or latest.experiment
         destination = Destination.of(uri, experiment)
         spool = Spool(store.spool, destination)
         waiting = len(spool.pending())
