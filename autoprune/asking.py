@@ -33,6 +33,11 @@ FINAL_SEED = 500_000
 """What the final stage adds to the seed of the trial that it goes on from."""
 CANDIDATE = "candidate"
 """User attribute of the final stage's trials: whom they train on."""
+ENDED: dict[TrialState, str] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
 
 
 class Asker:
@@ -178,36 +183,6 @@ class Asker:
         given: dict[str, Any] | None = getattr(trial, "system_attrs", {}).get("fixed_params")
         return given
 
-    # --- from the record --------------------------------------------------------------------
-
-    def recorded(
-        self, frozen: FrozenTrial, name: str, candidate: Candidate | None
-    ) -> TrialRun | None:
-        """Return an ended trial as it ran, for its record; None if it never began."""
-        known = frozen.user_attrs
-        if PARENT not in known or not self._is_whole(frozen):
-            return None
-        asked = self._space.plan(frozen.params)
-        plan = asked if candidate is None else candidate.plan
-        score = None if candidate is None else candidate.score
-        run = TrialRun(
-            trial=frozen,
-            name=name,
-            plan=plan,
-            parent=known[PARENT],
-            parent_epochs=0,
-            params=self._cost.params(plan.widths),
-            may_stop=False,
-            seed=known.get("seed", 0),
-            costs={} if score is None or score.latency is None else {"latency": score.latency},
-            latency_spread=None if score is None else score.latency_spread,
-            curve=list(known.get("curve", ())),
-        )
-        if frozen.datetime_start is not None and frozen.datetime_complete is not None:
-            run.started = frozen.datetime_start.timestamp()
-            run.ended_at = frozen.datetime_complete.timestamp()
-        return run
-
     def sparsified(self, study: optuna.Study, parent: str) -> set[str]:
         """Return under which names sparsifiers may have trained a parent for its children."""
         trials = study.get_trials(deepcopy=False)
@@ -230,6 +205,17 @@ def _waits(study: optuna.Study, first: int) -> bool:
     """Return whether a trial is in the queue that tries the one of this number again."""
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     return any(trial.user_attrs.get(RETRY_OF) == first for trial in waiting)
+
+
+def ended_trials(study: optuna.Study, final_study: optuna.Study) -> set[tuple[str, str]]:
+    """Return name and state of every ended trial of a search and its final stage."""
+    searched = {(trial_name(t.number), t.state) for t in study.get_trials(deepcopy=False)}
+    finals = {
+        (t.user_attrs[CANDIDATE] + FINAL, t.state)
+        for t in final_study.get_trials(deepcopy=False)
+        if CANDIDATE in t.user_attrs
+    }
+    return {(name, ENDED[state]) for name, state in searched | finals if state in ENDED}
 
 
 def awaited_parents(study: optuna.Study) -> set[str]:

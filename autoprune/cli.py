@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from autoprune.errors import AutopruneError
+from autoprune.redaction import redacted
 
 if TYPE_CHECKING:
     from autoprune.results.result import SearchResult
@@ -278,6 +279,42 @@ def new(
     typer.echo(f"Wrote {file}. Next: autoprune search {file} --budget 20")
 
 
+@app.command(
+    epilog="Examples:  autoprune sync autoprune-runs/digits  |  "
+    "autoprune sync runs/mine --tracking-uri http://mlflow.example:5000"
+)
+def sync(
+    out: OutArgument,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow tracking URI.  [default: where the search sent its records]"),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="MLflow experiment.  [default: the search's]")
+    ] = None,
+) -> None:
+    """Bring MLflow the records that a search could not deliver.
+
+    Doing it twice is harmless. Exit code 1 says that some are still waiting.
+    """
+    from autoprune.results.store import Store
+    from autoprune.results.sync import sync as run_sync
+    from autoprune.terminal import delivery_progress
+
+    with delivery_progress() as tell:
+        done = run_sync(Store(out), uri=tracking_uri, experiment=experiment, tell=tell)
+    for problem in done.problems:
+        typer.echo(f"note: {redacted(problem)}", err=True)
+    if done.left:
+        typer.echo(
+            f"autoprune: {done.left} of {done.total} records are still to be delivered to "
+            f"{done.uri}. Run the same command again.",
+            err=True,
+        )
+        raise typer.Exit(1)
+    typer.echo(f"Delivered {done.delivered} records; {done.uri} has all {done.total}.")
+
+
 @app.command(epilog="Example:  autoprune ui autoprune-runs/digits --port 5001")
 def ui(
     out: OutArgument,
@@ -298,15 +335,25 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except AutopruneError as error:
-        typer.echo(f"autoprune: {error}", err=True)
+        typer.echo(f"autoprune: {redacted(str(error))}", err=True)
         sys.exit(2)
     except UsageError as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        typer.echo(f"autoprune: {message} See `autoprune --help`.", err=True)
+        typer.echo(f"autoprune: {redacted(message)} See `autoprune --help`.", err=True)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except Exception as error:  # nobody's mistake but ours
+        _print_redacted(error)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print_redacted(error: Exception) -> None:
+    """Print an error's traceback without the secrets in its URLs."""
+    import traceback
+
+    typer.echo(redacted("".join(traceback.format_exception(error))), err=True, nl=False)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

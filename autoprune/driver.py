@@ -125,7 +125,6 @@ class Driver:
         )
         self._recovery = Recovery(
             asker=self._asker,
-            teller=self._teller,
             store=store,
             pool=self.pool,
             values=values,
@@ -285,9 +284,9 @@ class Driver:
             seconds=result["seconds"],
             **running.attributes,
         )
-        self._store.save_candidate(candidate)
-        self._teller.record(running, "complete", candidate)
-        study.tell(running.trial.number, self._values(score))
+        with self._teller.recording(running, "complete", candidate):
+            self._store.save_candidate(candidate)
+            study.tell(running.trial.number, self._values(score))
         self._store.drop_checkpoint(running.work)
         if not running.is_final:
             self.pool.candidates[candidate.name] = candidate
@@ -297,8 +296,8 @@ class Driver:
         # Its curve goes into an attribute: TPE cannot read a pruned trial of several objectives
         # that carries intermediate values.
         running.note(curve=running.curve, **running.attributes)
-        self._teller.record(running, "stopped")
-        study.tell(running.trial.number, state=TrialState.PRUNED)
+        with self._teller.recording(running, "stopped"):
+            study.tell(running.trial.number, state=TrialState.PRUNED)
         self._store.drop_checkpoint(running.work)
         return running.ended("stopped")
 
@@ -307,12 +306,12 @@ class Driver:
     ) -> EndedTrial:
         running.note(**{CAUSE: cause}, **running.attributes)
         self._store.drop_weights(running.name)
-        self._teller.record(running, "failed", cause=cause)
         if again:
             self._asker.try_again(study, running.trial, counted=True)
         else:
             self._store.drop_checkpoint(running.work)
-        study.tell(running.trial.number, state=TrialState.FAIL)
+        with self._teller.recording(running, "failed", cause=cause):
+            study.tell(running.trial.number, state=TrialState.FAIL)
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
             raise AutopruneError(
@@ -326,8 +325,8 @@ class Driver:
         for running in self._running.values():
             self._account.spent += running.spent
             running.note(**{CAUSE: INTERRUPTED}, **running.attributes)
-            self._teller.record(running, "failed", cause=INTERRUPTED)
             if not running.is_final:
                 self._asker.try_again(study, running.trial, counted=False)
-            study.tell(running.trial.number, state=TrialState.FAIL)
+            with self._teller.recording(running, "failed", cause=INTERRUPTED):
+                study.tell(running.trial.number, state=TrialState.FAIL)
         self._running.clear()

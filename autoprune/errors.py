@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
+
+from autoprune.redaction import redacted
 
 
 class AutopruneError(Exception):
@@ -27,20 +28,11 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> AutopruneError:
     return AutopruneError(f"{message} Did you mean {near[0]!r}?" if near else message)
 
 
-def without_secrets(text: str) -> str:
-    """Return `text` with the user and password of every URL in it blotted out.
-
-    >>> without_secrets("no answer from http://bob:pw@host:1/x")
-    'no answer from http://***@host:1/x'
-    """
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
-
-
 def first_line(error: BaseException) -> str:
     """Return the error as one line, ``Type: message``, however long its message is.
 
     >>> first_line(ValueError("bad\\nworse"))
     'ValueError: bad'
     """
-    lines = without_secrets(str(error)).strip().splitlines()
+    lines = redacted(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

@@ -13,6 +13,7 @@ from torch import nn
 
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import fingerprint
+from autoprune.redaction import redacted
 from autoprune.searching.space import SearchSpace
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
@@ -53,7 +54,7 @@ def identity_of(
         "checkpoint": _checkpoint_digest(study),
         "weights": _weights_digest(study, model),
         "dense": _digest([study.train and asdict(study.train), _checkpoint_digest(study)]),
-        "storage": settings.storage and _digest(settings.storage),
+        "storage": settings.storage and _digest(redacted(settings.storage)),
         "data": {
             "train": split_fingerprint(study.task, "train"),
             "valid": split_fingerprint(study.task, "valid"),

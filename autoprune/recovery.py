@@ -1,32 +1,21 @@
 """Taking up what an earlier sitting left: what it finished, left running, or had not told yet.
 
 A driver may be killed between any two of its steps. It writes down what a trial came to in this
-order: attributes, candidate, record, state. So of a trial that is still running in the study, what
-the store has tells how far it came.
+order: attributes, MLflow's record, candidate, state. So of a trial that is still running in the
+study, what the store has tells how far it came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.asking import CANDIDATE, Asker
 from autoprune.pool import Pool
-from autoprune.results.records import State
 from autoprune.results.store import Store
 from autoprune.searching.candidate import FINAL, Candidate, Score, trial_name
-from autoprune.searching.history import CAUSE
-from autoprune.telling import Ended, Teller
-
-KILLED = "Its search was killed."
-"""The `cause` of a trial that was under way."""
-STATES: dict[TrialState, State] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "stopped",
-    TrialState.FAIL: "failed",
-}
 
 
 class Recovery:
@@ -36,22 +25,17 @@ class Recovery:
         self,
         *,
         asker: Asker,
-        teller: Teller,
         store: Store,
         pool: Pool,
         values: Callable[[Score], float | list[float]],
     ) -> None:
         self._asker = asker
-        self._teller = teller
         self._store = store
         self._pool = pool
         self._values = values
 
     def take_up(self, study: optuna.Study) -> None:
-        """Load what was finished; tell what was finished but not told; try again what was not.
-
-        What MLflow lacks of it is recorded, too.
-        """
+        """Load what was finished; tell what was finished but not told; try again what was not."""
         for frozen in study.get_trials(deepcopy=False):
             name = name_of(frozen)
             if frozen.state == TrialState.COMPLETE and self._store.has_candidate(name):
@@ -60,7 +44,6 @@ class Recovery:
                 self._settle(study, frozen, name)
             elif frozen.state == TrialState.FAIL and not is_final(frozen):
                 self._store.drop_weights(name)  # it may have come as far as that
-        self._teller.missing(self._ended(study))
 
     def _load(self, name: str) -> None:
         if not name.endswith(FINAL):
@@ -83,18 +66,6 @@ class Recovery:
         if self._store.has_candidate(name) and self._store.has_weights(name):
             return self._store.load_candidate(name)
         return None
-
-    def _recorded(self, name: str) -> Candidate | None:
-        return self._store.load_candidate(name) if self._store.has_candidate(name) else None
-
-    def _ended(self, study: optuna.Study) -> Iterator[Ended]:
-        for frozen in study.get_trials(deepcopy=False, states=tuple(STATES)):
-            name, state = name_of(frozen), STATES[frozen.state]
-            candidate = self._recorded(name) if state == "complete" else None
-            run = self._asker.recorded(frozen, name, candidate)
-            if run is not None:  # else it never began
-                cause = frozen.user_attrs.get(CAUSE, KILLED) if state == "failed" else ""
-                yield Ended(run, state, candidate, cause)
 
 
 def is_final(frozen: FrozenTrial) -> bool:

@@ -12,6 +12,7 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from autoprune import jobs
+from autoprune.asking import ended_trials
 from autoprune.dense import Dense, prepare_dense
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError
@@ -20,6 +21,7 @@ from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import Grouping
+from autoprune.results.records import RunStatus
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
@@ -84,7 +86,7 @@ class SearchRun:
             setting_tags(self.settings) | search_tags(self.study),
         )
         executor = InterruptibleExecutor(self._open_executor())
-        status = "FAILED"
+        status: RunStatus = "FAILED"
         counts: dict[str, float] = {}
         try:
             with executor.holding_back():
@@ -112,6 +114,7 @@ class SearchRun:
         driver = self._driver(executor, dense)
         spent = trained_epochs(study) + trained_epochs(final_study)
         driver.resume(study, final_study, spent=spent)
+        self.tracker.settle(ended_trials(study, final_study))
         try:
             driver.search(study, budget=self.settings.budget, deadline=deadline)
         except KeyboardInterrupt:
@@ -175,11 +178,11 @@ class SearchRun:
         if uri == "none":
             return NullTracker()
         return MlflowTracker(
-            uri=uri or f"sqlite:///{self.store.mlflow_database}",
+            self.store,
+            uri=uri,
             experiment=self.settings.experiment,
             search=search_id,
             name=self.study.name,
-            artifacts=self.store.mlflow_artifacts if uri is None else None,
         )
 
     def _optuna_study(self, suffix: str) -> optuna.Study:

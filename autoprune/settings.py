@@ -58,9 +58,9 @@ class Settings:
     early_stop: bool = True
     inherit: bool = True
     """Whether trials are cut from what earlier ones trained; else each from the dense model."""
-    storage: str | None = None
+    storage: str | None = field(default=None, repr=False)
     """An Optuna storage URL; by default a journal file in the output folder."""
-    tracking_uri: str | None = None
+    tracking_uri: str | None = field(default=None, repr=False)
     """An MLflow tracking URI; by default a database in the output folder; ``none`` for none."""
     experiment: str = "autoprune"
 

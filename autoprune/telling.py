@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from autoprune.account import Account
 from autoprune.pool import Pool
 from autoprune.progress import EndedTrial, FrontPoint, Reporter, Stage, Status
-from autoprune.results.records import State, TrialRecord
+from autoprune.results.records import State
 from autoprune.results.tracking import Tracker
 from autoprune.searching.candidate import Candidate, Score
 from autoprune.trialrun import TrialRun
-
-
-class Ended(NamedTuple):
-    """A trial that has ended."""
-
-    run: TrialRun
-    state: State
-    candidate: Candidate | None
-    """What it came to, if it is complete."""
-    cause: str
-    """Why it failed, if it did."""
 
 
 class Teller:
@@ -61,25 +50,26 @@ class Teller:
         self._account = account
         self._under_way = under_way
 
-    def record(
+    @contextmanager
+    def recording(
         self, run: TrialRun, state: State, candidate: Candidate | None = None, *, cause: str = ""
-    ) -> None:
-        """Tell the tracker how a trial ended."""
-        self._tracker.trial(self._recorded(Ended(run, state, candidate, cause)))
+    ) -> Iterator[None]:
+        """Tell the tracker how a trial ends, before the study is told in the context and after it.
 
-    def missing(self, ended: Iterable[Ended]) -> None:
-        """Tell the tracker of the trials that earlier sittings have ended, if it lacks them."""
-        self._tracker.missing([self._recorded(each) for each in ended])
-
-    def _recorded(self, ended: Ended) -> TrialRecord:
-        return ended.run.record(
-            ended.state,
-            ended.candidate,
-            cause=ended.cause,
-            channels=self._channels,
-            dense_params=self._dense.params,
-            tags=self._tags,
+        Whenever this process is killed, the tracker's record can be told from the study to hold.
+        """
+        self._tracker.trial(
+            run.record(
+                state,
+                candidate,
+                cause=cause,
+                channels=self._channels,
+                dense_params=self._dense.params,
+                tags=self._tags,
+            )
         )
+        yield
+        self._tracker.ended(run.name)
 
     def search_stages(self, budget: int | None, done: int) -> list[Stage]:
         """Return what bounds the search, in trials and in epochs; the last one is shown."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import Trial
 
 from autoprune.progress import EndedTrial, RunningTrial
 from autoprune.pruning.plan import Plan
@@ -23,7 +23,7 @@ from autoprune.searching.space import NO_SPARSIFY
 class TrialRun:
     """One candidate's turn in the study, from its plan to its end."""
 
-    trial: Trial | FrozenTrial
+    trial: Trial
     name: str
     plan: Plan
     parent: str
@@ -37,8 +37,6 @@ class TrialRun:
     latency_spread: float | None = None
     """Interquartile range of its latency, in seconds."""
     started: float = field(default_factory=time.time)
-    ended_at: float | None = None
-    """When it ended, if that was in an earlier sitting."""
     curve: list[float] = field(default_factory=list)
     """Validation score after the cut to its widths, then after each epoch."""
     earlier: list[float] = field(default_factory=list)
@@ -210,7 +208,7 @@ class TrialRun:
     ) -> TrialRecord:
         """Return it as it is logged; `candidate` is what it came to, if it is complete."""
         share = self.params / dense_params
-        now = self.ended_at or time.time()
+        now = time.time()
         metrics = {"params": self.params, "params_fraction": share, "seconds": now - self.started}
         metrics |= self.attributes
         if candidate is not None:

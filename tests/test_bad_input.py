@@ -20,6 +20,7 @@ from torch import nn
 from autoprune import cli
 from autoprune.pruning.files import write_json
 from autoprune.pruning.weights import save_model
+from autoprune.results.spool import Destination, save_destination
 from autoprune.results.store import Store
 
 Prepare = Callable[[Path], object]
@@ -97,6 +98,12 @@ def finished_search(folder: Path) -> None:
 def database(folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "mlflow.db").touch()
+
+
+def spooled(folder: Path) -> None:
+    store = Store(folder / "out")
+    store.open({"study": "tiny"})
+    save_destination(store.spool, Destination.of("https://bob:pw@host", "autoprune"))
 
 
 def empty_folder(folder: Path) -> None:
@@ -376,6 +383,24 @@ BAD = {
         command="front out",
         prepare=lambda folder: write_json(folder / "out" / "front.json", {"front": []}),
         words=("front.json", "altered"),
+    ),
+    "sync of nothing": Bad(
+        command="sync out", prepare=empty_folder, words=("OUT", "out", "holds no records")
+    ),
+    "sync to nowhere": Bad(
+        command="sync out --tracking-uri htp://bob:pw@host",
+        prepare=spooled,
+        words=("tracking URI", "htp://***@host", "--tracking-uri"),
+    ),
+    "sync without the secret": Bad(
+        command="sync out",
+        prepare=spooled,
+        words=("tracking URI", "secret", "--tracking-uri", "https://***@host"),
+    ),
+    "sync of a folder that lost its identity": Bad(
+        command="sync out --tracking-uri https://host",
+        prepare=lambda folder: (folder / "out" / "spool").mkdir(parents=True),
+        words=("search.json", "readable"),
     ),
     "ui of nothing": Bad(
         command="ui out", prepare=empty_folder, words=("out", "MLflow database", "--tracking-uri")

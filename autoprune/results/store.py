@@ -27,7 +27,8 @@ class Store:
     ``search.json`` says whose folder it is; ``candidates/<name>/`` holds each finished candidate,
     its weights only while it may become a parent or an export; ``dense/`` the dense model,
     ``sparse/<digest>/`` parents trained with a sparsifier, ``underway/`` how far trials have come,
-    ``front/<name>/`` the exported models, ``front.json`` the result.
+    ``front/<name>/`` the exported models, ``spool/`` what MLflow is told, ``front.json`` the
+    result.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -42,6 +43,7 @@ class Store:
         self.logs = self.root / "logs"
         self.mlflow_database = self.root / "mlflow.db"
         self.mlflow_artifacts = self.root / "mlartifacts"
+        self.spool = self.root / "spool"
         self._candidates = self.root / "candidates"
         self._sparse = self.root / "sparse"
         self.underway = self.root / "underway"
@@ -224,7 +226,7 @@ OWN = (
     "logs",
     "mlflow.db*",
     "mlartifacts",
-    "spool*",
+    "spool",
     ".lock",
     ".search.json.*",
     ".front.*",
