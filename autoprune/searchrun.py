@@ -36,6 +36,7 @@ from autoprune.searching.optuna_study import (
     ended_counts,
     open_journal,
     open_study,
+    quiet_optuna,
     trained_epochs,
 )
 from autoprune.searching.proxies import EPOCH0, PREDICTED, Correlation, correlations, epoch0
@@ -44,7 +45,7 @@ from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
 from autoprune.tracked import search_params, search_tags, setting_tags, totals
-from autoprune.training.device import worker_environments
+from autoprune.training.device import OwnRandomState, worker_environments
 
 
 class SearchRun:
@@ -89,7 +90,7 @@ class SearchRun:
         status: RunStatus = "FAILED"
         counts: dict[str, float] = {}
         try:
-            with executor.holding_back():
+            with quiet_optuna(), executor.holding_back():
                 result, counts = self._run_stages(executor, deadline)
             status = "FINISHED"
             return result
@@ -164,7 +165,7 @@ class SearchRun:
         workers = self.settings.worker_count()
         limit = self.settings.trial_timeout
         if workers == 0:
-            return InlineExecutor(self.opening)
+            return InlineExecutor(self.opening, around=OwnRandomState())
         return LocalExecutor(
             self.opening,
             workers=workers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from autoprune.errors import AutopruneError, first_line
@@ -12,12 +13,21 @@ from autoprune.running.executor import Done, Event, Failed, JobFunction, Opening
 
 
 class InlineExecutor:
-    """Runs each job in the caller's process when its next event is asked for."""
+    """Runs each job in the caller's process when its next event is asked for.
+
+    Parameters
+    ----------
+    around
+        Entered whenever a job runs: it keeps what belongs to the caller out of the job's way.
+    """
 
     slots = 1
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(
+        self, opening: Opening, *, around: AbstractContextManager[None] | None = None
+    ) -> None:
         self._opening = opening
+        self._around = around or nullcontext()
         self._context: Any = None
         self._job: str | None = None
         self._running: Generator[Any, bool, Any] | None = None
@@ -30,7 +40,11 @@ class InlineExecutor:
 
     def next_event(self) -> Event:
         assert self._job is not None, "there is no job to wait for"
-        job = self._job
+        with self._around:
+            return self._advance(self._job)
+
+    def _advance(self, job: str) -> Event:
+        """Run the job up to its next event."""
         try:
             if self._running is None:
                 assert self._arguments is not None

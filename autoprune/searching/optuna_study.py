@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -13,6 +14,17 @@ from optuna.study import StudyDirection
 
 from autoprune.errors import AutopruneError, first_line
 from autoprune.searching.history import EPOCHS, RESUMED
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Let Optuna log errors alone, as long as the context lasts."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def open_study(
@@ -32,7 +44,6 @@ def open_study(
     AutopruneError
         If the storage cannot be opened.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions = [
         StudyDirection.MAXIMIZE if higher else StudyDirection.MINIMIZE for _, higher in objectives
     ]
