@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autoprune.errors import AutopruneError, first_line
+from autoprune.errors import AutopruneError, first_line, is_full
 from autoprune.pool import Pool
 from autoprune.pruning.cost import CostModel
 from autoprune.searching.candidate import DENSE, FINAL, Candidate, trial_name
@@ -93,6 +93,8 @@ class Asker:
         try:
             trial = study.ask(self._space.distributions)
         except Exception as error:
+            if is_full(error):
+                raise
             raise AutopruneError(
                 f"A sampler must propose a value of the space for each parameter, but {sampler} "
                 f"raised {first_line(error).rstrip('.')}."

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from autoprune import jobs
 from autoprune.account import Account
 from autoprune.asking import Asker, awaited_parents, clear_queue, waiting_count
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, RoomError
 from autoprune.pool import Pool
 from autoprune.progress import EndedTrial, Reporter, Stage
 from autoprune.pruning.cost import CostModel
@@ -128,6 +128,7 @@ class Driver:
             store=store,
             pool=self.pool,
             values=values,
+            note=reporter.note,
         )
 
     # --- the search -------------------------------------------------------------------------
@@ -243,6 +244,8 @@ class Driver:
         del self._running[event.job]
         self._account.spent += running.spent
         if isinstance(event, Failed):
+            if event.stops:  # it is tried again when the search goes on
+                raise RoomError(event.cause)
             return self._fail(study, running, event.cause, again=event.died)
         assert isinstance(event, Done)
         self._failures = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 from autoprune.redaction import redacted
@@ -14,6 +15,28 @@ class AutopruneError(Exception):
 
 class TrialError(AutopruneError):
     """One trial cannot go on, as when its loss becomes NaN. The search goes on without it."""
+
+
+class RoomError(AutopruneError):
+    """Nothing more can be written, as when the disk is full: the search stops where it is."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether something could not be written as there is no room: on the disk, or allowed.
+
+    >>> is_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    """
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, OSError) and error.errno in full
+
+
+def without_room(error: OSError, what: object) -> RoomError:
+    """Build the error for what could not be written, by an error that `is_full`."""
+    return RoomError(
+        f"There must be room to write {what}, but there is none: {error.strerror}. "
+        f"Make room, and the same command goes on."
+    )
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> AutopruneError:

@@ -61,7 +61,7 @@ def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None)
     settings = study.train or FineTune(epochs=0, lr=0.0)
     valid = scored(study.task, model, settings.epochs, settings)
     measured = measured_latency(bench, model, latency)
-    save_model(bench.store.weights(DENSE), model)
+    digest = save_model(bench.store.weights(DENSE), model)
     bench.store.scores(DENSE).unlink(missing_ok=True)  # of a run that did not get further
     bench.store.drop_checkpoint(DENSE)
     lamp: Mapping[str, Tensor] = {}
@@ -75,6 +75,7 @@ def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None)
         "params": bench.cost.params(bench.grouping.channels),
         "macs": bench.cost.macs(bench.grouping.channels),
         "size_bytes": bench.store.weights(DENSE).stat().st_size,
+        "sha256": digest,
         "memory": bench.cost.memory(bench.grouping.channels),
         **measured,
         "yardstick": asdict(yardstick_of(study.task, model, "valid", score=valid)),

@@ -28,11 +28,13 @@ class Recovery:
         store: Store,
         pool: Pool,
         values: Callable[[Score], float | list[float]],
+        note: Callable[[str], None],
     ) -> None:
         self._asker = asker
         self._store = store
         self._pool = pool
         self._values = values
+        self._note = note
 
     def take_up(self, study: optuna.Study) -> None:
         """Load what was finished; tell what was finished but not told; try again what was not."""
@@ -46,8 +48,11 @@ class Recovery:
                 self._store.drop_weights(name)  # it may have come as far as that
 
     def _load(self, name: str) -> None:
-        if not name.endswith(FINAL):
-            self._pool.load(name)
+        if not name.endswith(FINAL) and not self._pool.load(name):
+            self._note(
+                f"{self._store.weights(name)} was altered or cut short: {name} is left out of the "
+                f"front, and nothing is cut from it."
+            )
 
     def _settle(self, study: optuna.Study, frozen: FrozenTrial, name: str) -> None:
         """Tell a trial that was under way: complete if it had come to a candidate, else failed."""
@@ -63,9 +68,10 @@ class Recovery:
 
     def _finished(self, name: str) -> Candidate | None:
         """Return a candidate that is there, with its weights."""
-        if self._store.has_candidate(name) and self._store.has_weights(name):
-            return self._store.load_candidate(name)
-        return None
+        if not self._store.has_candidate(name):
+            return None
+        candidate = self._store.load_candidate(name)
+        return candidate if self._store.is_intact(candidate) else None
 
 
 def is_final(frozen: FrozenTrial) -> bool:

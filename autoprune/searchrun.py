@@ -15,7 +15,7 @@ from autoprune import jobs
 from autoprune.asking import ended_trials
 from autoprune.dense import Dense, prepare_dense
 from autoprune.driver import Driver
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, is_full, without_room
 from autoprune.finale import Finale, UnexpectedError
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
@@ -96,6 +96,10 @@ class SearchRun:
             return result
         except KeyboardInterrupt:
             status = "KILLED"
+            raise
+        except OSError as error:
+            if is_full(error):
+                raise without_room(error, self.store.root) from error
             raise
         finally:
             executor.close()

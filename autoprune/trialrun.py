@@ -163,6 +163,7 @@ class TrialRun:
             epochs=self.parent_epochs + self.plan.finetune.epochs + len(self.sparsify_curve),
             curve=tuple(self.curve),
             seed=self.seed,
+            sha256=result.get("sha256"),
         )
 
     def standing(self) -> RunningTrial:

@@ -80,7 +80,8 @@ class Workbench:
 
         Weights that are no candidate's are `shaped_as` one.
         """
-        state = load_tensors(self.store.weights(name))
+        known = self.store.load_candidate(name).sha256 if self.store.has_candidate(name) else None
+        state = load_tensors(self.store.weights(name), sha256=known)
         return self.rebuilt(state, self.kept(shaped_as or name))
 
     def rebuilt(

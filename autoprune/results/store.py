@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import AutopruneError
-from autoprune.pruning.files import read_json, write_json
+from autoprune.pruning.files import checksum, read_json, write_json
 from autoprune.pruning.groups import Grouping, from_json, to_json
+from autoprune.pruning.weights import file_digest
 from autoprune.results.changes import what_changed
 from autoprune.searching.candidate import DENSE, SPARSE, Candidate
 
@@ -46,6 +47,8 @@ class Store:
         self.spool = self.root / "spool"
         self._candidates = self.root / "candidates"
         self._sparse = self.root / "sparse"
+        self._digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        """Of files of weights, as they were when they were read last."""
         self.underway = self.root / "underway"
 
     # --- whose folder it is -----------------------------------------------------------------
@@ -179,10 +182,33 @@ class Store:
         self.checkpoint(name).unlink(missing_ok=True)
 
     def save_candidate(self, candidate: Candidate) -> None:
-        write_json(self.folder(candidate.name) / "candidate.json", candidate.to_json())
+        content = candidate.to_json()
+        file = self.folder(candidate.name) / "candidate.json"
+        write_json(file, content | {"checksum": checksum(content)})
 
     def load_candidate(self, name: str) -> Candidate:
-        return Candidate.from_json(read_json(self.folder(name) / "candidate.json"))
+        """Return a finished candidate; raise `AutopruneError` if its file was altered."""
+        file = self.folder(name) / "candidate.json"
+        value = read_json(file)
+        if not isinstance(value, dict) or value.get("checksum", "") not in ("", checksum(value)):
+            raise AutopruneError(
+                f"{file} must be as the search wrote it, but its checksum does not fit its "
+                f"content: it was altered. Restore it, or begin anew with --fresh."
+            )
+        return Candidate.from_json(value)
+
+    def is_intact(self, candidate: Candidate) -> bool:
+        """Return whether a candidate's weights are there, and are what was written."""
+        file = self.weights(candidate.name)
+        if not file.exists():
+            return False
+        if candidate.sha256 is None:
+            return True
+        stat = file.stat()
+        seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if self._digests.get(file, (None, ""))[0] != seen:
+            self._digests[file] = seen, file_digest(file)
+        return self._digests[file][1] == candidate.sha256
 
     def has_candidate(self, name: str) -> bool:
         """Return whether a candidate was finished; its weights may have been dropped since."""

@@ -45,6 +45,8 @@ class Failed:
     died: bool = False
     """Whether it was cut short: its worker process ended, was ended as the job took too long, or
     had no memory left. That need not be the job's fault."""
+    stops: bool = False
+    """Whether every other job would fare the same, as when the disk is full."""
 
 
 Event = Progress | Done | Failed

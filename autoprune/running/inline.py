@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from autoprune.errors import AutopruneError, first_line
+from autoprune.errors import AutopruneError, RoomError, first_line
 from autoprune.running.executor import Done, Event, Failed, JobFunction, Opening, Progress
 
 
@@ -88,6 +88,7 @@ def failure(job: str, error: Exception) -> Failed:
         detail=traceback.format_exc(),
         fixable=fixable,
         died=starved,
+        stops=isinstance(error, RoomError),
     )
 
 

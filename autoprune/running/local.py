@@ -166,6 +166,7 @@ class LocalExecutor:
             detail=message["detail"],
             fixable=message["fixable"],
             died=message["died"],
+            stops=message["stops"],
         )
 
     def answer(self, job: str, *, go_on: bool) -> None:

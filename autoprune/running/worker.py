@@ -44,6 +44,7 @@ def main(greeting: dict[str, Any]) -> None:
                         "detail": failed.detail,
                         "fixable": failed.fixable,
                         "died": failed.died,
+                        "stops": failed.stops,
                     },
                 )
                 if failed.died:  # what is left of it may be in the next job's way

@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
-from autoprune.errors import AutopruneError, first_line
+from autoprune.errors import AutopruneError, first_line, is_full
 from autoprune.searching.history import EPOCHS, RESUMED
 
 
@@ -52,6 +52,8 @@ def open_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
     except Exception as error:
+        if is_full(error):
+            raise
         raise AutopruneError(
             f"The Optuna storage must be open to us, but opening it raised {first_line(error)}. "
             f"Check --storage."
