@@ -4,26 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autoprune.errors import AutopruneError, first_line
+from autoprune.errors import AutopruneError, first_line, is_full
 from autoprune.pool import Pool
 from autoprune.pruning.cost import CostModel
 from autoprune.searching.candidate import DENSE, FINAL, Candidate, trial_name
-from autoprune.searching.history import ATTEMPT, PARENT, RETRY_OF
+from autoprune.searching.history import (
+    ATTEMPT,
+    EPOCHS,
+    PARENT,
+    RESUMED,
+    RETRY_OF,
+    WORK,
+    places_of,
+)
 from autoprune.searching.proxies import PREDICTED
 from autoprune.searching.space import SearchSpace
 from autoprune.sparsified import sparse_name
 from autoprune.trialrun import TrialRun, shortened
 
 RETRIES = 2
-"""How often a trial is tried again whose worker died."""
+"""How often a trial, or any other job, is tried again whose worker died."""
 FINAL_SEED = 500_000
-"""What the final stage adds to a trial's seed."""
+"""What the final stage adds to the seed of the trial that it goes on from."""
 CANDIDATE = "candidate"
 """User attribute of the final stage's trials: whom they train on."""
+ENDED: dict[TrialState, str] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
 
 
 class Asker:
@@ -63,10 +77,11 @@ class Asker:
             parent_epochs=parent.epochs if parent else 0,
             params=self._cost.params(plan.widths),
             may_stop=self._early_stop,
-            seed=self._seed_of(trial),
+            seed=self._seed_of(study, trial),
             asked_epochs=None if plan == asked else asked.finetune.epochs,
         )
         self._set_costs(run)
+        run.counted_before = _on_record(study, run.work)
         return run
 
     def _proposed(self, study: optuna.Study) -> Trial:
@@ -78,6 +93,8 @@ class Asker:
         try:
             trial = study.ask(self._space.distributions)
         except Exception as error:
+            if is_full(error):
+                raise
             raise AutopruneError(
                 f"A sampler must propose a value of the space for each parameter, but {sampler} "
                 f"raised {first_line(error).rstrip('.')}."
@@ -91,9 +108,12 @@ class Asker:
             )
         return trial
 
-    def _seed_of(self, trial: Trial) -> int:
-        """Return what a trial's training is seeded with: the same when it is tried again."""
-        return self._seed * 1_000_003 + int(trial.user_attrs.get(RETRY_OF, trial.number))
+    def _seed_of(self, study: optuna.Study, trial: Trial) -> int:
+        """Return what a trial's training is seeded with: the same when it is tried again.
+
+        That others were tried again before changes nothing either.
+        """
+        return self._seed * 1_000_003 + places_of(study)[trial.number]
 
     def _set_costs(self, run: TrialRun) -> None:
         """Write down what a trial costs, as far as that is known before it has run.
@@ -133,9 +153,10 @@ class Asker:
             parent_epochs=candidate.epochs,
             params=candidate.score.params,
             may_stop=False,
-            seed=self._seed_of(trial) + FINAL_SEED,
+            seed=(self._seed if candidate.seed is None else candidate.seed) + FINAL_SEED,
         )
         self._set_costs(run)
+        run.counted_before = _on_record(study, run.work)
         return run
 
     # --- once more --------------------------------------------------------------------------
@@ -143,16 +164,26 @@ class Asker:
     def try_again(self, study: optuna.Study, trial: Trial | FrozenTrial, *, counted: bool) -> None:
         """Put a trial that came to nothing into the study's queue: the same parameters and parent.
 
-        What is `counted` may happen `RETRIES` times.
+        What is `counted` may happen `RETRIES` times. The trial is told after that, so that a driver
+        that is killed in between finds it running; asked twice, this does nothing.
         """
         known = trial.user_attrs
         attempt = known.get(ATTEMPT, 0) + counted
-        if attempt > RETRIES or not self._is_whole(trial):
+        params = self._params_of(trial)
+        first = known.get(RETRY_OF, trial.number)
+        if attempt > RETRIES or params is None or _waits(study, first):
             return
-        again = {RETRY_OF: known.get(RETRY_OF, trial.number), ATTEMPT: attempt}
-        if PARENT in known:
-            again[PARENT] = known[PARENT]
-        study.enqueue_trial(trial.params, user_attrs=again)
+        again = {RETRY_OF: first, ATTEMPT: attempt}
+        again |= {name: known[name] for name in (PARENT, PREDICTED, CANDIDATE) if name in known}
+        study.enqueue_trial(params, user_attrs=again)
+
+    def _params_of(self, trial: Trial | FrozenTrial) -> dict[str, Any] | None:
+        """Return a trial's parameters; None if its driver was killed before it had them all."""
+        if self._is_whole(trial):
+            return trial.params
+        # One from the queue is given them at first.
+        given: dict[str, Any] | None = getattr(trial, "system_attrs", {}).get("fixed_params")
+        return given
 
     def sparsified(self, study: optuna.Study, parent: str) -> set[str]:
         """Return under which names sparsifiers may have trained a parent for its children."""
@@ -166,10 +197,38 @@ class Asker:
         return trial.params.keys() == self._space.distributions.keys()
 
 
+def _on_record(study: optuna.Study, work: str) -> int:
+    """Return how many epochs of the same work earlier attempts have on record."""
+    known = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    return sum(a.get(EPOCHS, 0) - a.get(RESUMED, 0) for a in known if a.get(WORK) == work)
+
+
+def _waits(study: optuna.Study, first: int) -> bool:
+    """Return whether a trial is in the queue that tries the one of this number again."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return any(trial.user_attrs.get(RETRY_OF) == first for trial in waiting)
+
+
+def ended_trials(study: optuna.Study, final_study: optuna.Study) -> set[tuple[str, str]]:
+    """Return name and state of every ended trial of a search and its final stage."""
+    searched = {(trial_name(t.number), t.state) for t in study.get_trials(deepcopy=False)}
+    finals = {
+        (t.user_attrs[CANDIDATE] + FINAL, t.state)
+        for t in final_study.get_trials(deepcopy=False)
+        if CANDIDATE in t.user_attrs
+    }
+    return {(name, ENDED[state]) for name, state in searched | finals if state in ENDED}
+
+
 def awaited_parents(study: optuna.Study) -> set[str]:
     """Return the parents of the trials in the study's queue."""
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     return {trial.user_attrs[PARENT] for trial in waiting if PARENT in trial.user_attrs}
+
+
+def waiting_count(study: optuna.Study) -> int:
+    """Return how many trials are in the study's queue."""
+    return len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
 
 def clear_queue(study: optuna.Study) -> None:

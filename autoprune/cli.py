@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from autoprune.errors import AutopruneError
+from autoprune.redaction import redacted
 
 if TYPE_CHECKING:
     from autoprune.results.result import SearchResult
@@ -76,12 +77,20 @@ def search(
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which no new trial begins.")
     ] = None,
+    trial_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds that a trial may take before its worker is ended."),
+    ] = None,
     workers: Annotated[
         str, typer.Option(help="Worker processes; `auto` is one per core or GPU, 0 none.")
     ] = "auto",
     out: Annotated[
         Path | None, typer.Option(help="Output folder.  [default: autoprune-runs/<study name>]")
     ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Delete the search that OUT holds, and begin anew."),
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Replaces the study's seed.")] = None,
     sampler: Annotated[
         str, typer.Option(help="pruning (ours), or Optuna's tpe, nsga2, gp, random.")
@@ -142,6 +151,7 @@ def search(
         result = run_search(
             study,
             out=out,
+            fresh=fresh,
             seed=seed,
             criteria=None if criteria is None else _names(criteria),
             sparsify=None if sparsify is None else _names(sparsify),
@@ -149,6 +159,7 @@ def search(
             budget=budget,
             budget_epochs=budget_epochs,
             timeout=timeout,
+            trial_timeout=trial_timeout,
             workers=_worker_count(workers),
             sampler=sampler,
             objectives=_names(objectives),
@@ -261,6 +272,42 @@ def new(
     typer.echo(f"Wrote {file}. Next: autoprune search {file} --budget 20")
 
 
+@app.command(
+    epilog="Examples:  autoprune sync autoprune-runs/digits  |  "
+    "autoprune sync runs/mine --tracking-uri http://mlflow.example:5000"
+)
+def sync(
+    out: OutArgument,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow tracking URI.  [default: where the search sent its records]"),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="MLflow experiment.  [default: the search's]")
+    ] = None,
+) -> None:
+    """Bring MLflow the records that a search could not deliver.
+
+    Doing it twice is harmless. Exit code 1 says that some are still waiting.
+    """
+    from autoprune.results.store import Store
+    from autoprune.results.sync import sync as run_sync
+    from autoprune.terminal import delivery_progress
+
+    with delivery_progress() as tell:
+        done = run_sync(Store(out), uri=tracking_uri, experiment=experiment, tell=tell)
+    for problem in done.problems:
+        typer.echo(f"note: {redacted(problem)}", err=True)
+    if done.left:
+        typer.echo(
+            f"autoprune: {done.left} of {done.total} records are still to be delivered to "
+            f"{done.uri}. Run the same command again.",
+            err=True,
+        )
+        raise typer.Exit(1)
+    typer.echo(f"Delivered {done.delivered} records; {done.uri} has all {done.total}.")
+
+
 @app.command(epilog="Example:  autoprune ui autoprune-runs/digits --port 5001")
 def ui(
     out: OutArgument,
@@ -281,14 +328,17 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except AutopruneError as error:
-        typer.echo(f"autoprune: {error}", err=True)
+        typer.echo(f"autoprune: {redacted(str(error))}", err=True)
         sys.exit(2)
     except UsageError as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        typer.echo(f"autoprune: {message} See `autoprune --help`.", err=True)
+        typer.echo(f"autoprune: {redacted(message)} See `autoprune --help`.", err=True)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except Exception as error:  # nobody's mistake but ours
+        _print_redacted(error)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -306,6 +356,13 @@ def _interruptible(out: Path | None) -> Iterator[None]:
             f"Stopped. Finished trials are kept in {where}: the same command goes on.", err=True
         )
         raise typer.Exit(130) from None
+
+
+def _print_redacted(error: Exception) -> None:
+    """Print an error's traceback without the secrets in its URLs."""
+    import traceback
+
+    typer.echo(redacted("".join(traceback.format_exception(error))), err=True, nl=False)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -11,10 +11,11 @@ from autoprune.errors import AutopruneError
 from autoprune.finale import UnexpectedError, run_job
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.files import read_json, write_json, write_whole
+from autoprune.pruning.weights import file_digest
 from autoprune.results.diagnosis import weak_ground
 from autoprune.results.store import Store
 from autoprune.running.executor import Executor
-from autoprune.searching.candidate import Score
+from autoprune.searching.candidate import DENSE, Score
 from autoprune.study import PruningStudy
 from autoprune.training.yardstick import Yardstick
 
@@ -57,6 +58,12 @@ def prepare_dense(
     if not store.dense_file.exists():
         write_json(store.dense_file, _prepared(study, store, executor, reporter, latency))
     value = read_json(store.dense_file)
+    weights = store.weights(DENSE)
+    if "sha256" in value and (not weights.exists() or file_digest(weights) != value["sha256"]):
+        raise AutopruneError(
+            f"{weights} must be as the search wrote it, but it was altered, cut short or deleted. "
+            f"Restore it, or begin anew with --fresh."
+        )
     for problem in _weak_ground(study, value):
         reporter.note(problem)
     return Dense(

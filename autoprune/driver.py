@@ -15,23 +15,36 @@ from optuna.trial import TrialState
 
 from autoprune import jobs
 from autoprune.account import Account
-from autoprune.asking import Asker, awaited_parents, clear_queue
-from autoprune.errors import AutopruneError
+from autoprune.asking import Asker, awaited_parents, clear_queue, waiting_count
+from autoprune.errors import AutopruneError, RoomError
 from autoprune.pool import Pool
 from autoprune.progress import EndedTrial, Reporter, Stage
 from autoprune.pruning.cost import CostModel
+from autoprune.recovery import Recovery
 from autoprune.results.store import Store
 from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
-from autoprune.searching.candidate import DENSE, Candidate, Score, trial_name
-from autoprune.searching.history import INTERRUPTED, PARAMS, PARENT, VALID
+from autoprune.searching.candidate import DENSE, Candidate, Score
+from autoprune.searching.history import (
+    CAUSE,
+    EPOCHS,
+    INTERRUPTED,
+    PARAMS,
+    PARENT,
+    RESUMED,
+    VALID,
+    WORK,
+)
 from autoprune.searching.lineage import lineage_of
 from autoprune.searching.objectives import DEFAULT_COSTS, cost_of
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.stopping import StoppingRule
 from autoprune.telling import Teller
+from autoprune.training.checkpoint import SECONDS
 from autoprune.trialrun import TrialRun
 
+CHECKPOINT_SECONDS = SECONDS
+"""Least time between two checkpoints of a trial."""
 FAILURES_IN_A_ROW = 5
 """After so many, something is wrong with more than one plan."""
 Values = Callable[[Score], float | list[float]]
@@ -110,24 +123,27 @@ class Driver:
             account=self._account,
             under_way=self._running.values(),
         )
+        self._recovery = Recovery(
+            asker=self._asker,
+            store=store,
+            pool=self.pool,
+            values=values,
+            note=reporter.note,
+        )
 
     # --- the search -------------------------------------------------------------------------
 
-    def resume(self, study: optuna.Study, *, spent: int = 0) -> None:
+    def resume(
+        self, study: optuna.Study, final_study: optuna.Study | None = None, *, spent: int = 0
+    ) -> None:
         """Take up what an earlier run finished; what it left running is tried again.
 
         `spent` is how many epochs it has trained.
         """
         self._account.spent = spent
-        for frozen in study.get_trials(deepcopy=False):
-            name = trial_name(frozen.number)
-            if frozen.state == TrialState.COMPLETE and self._store.has_candidate(name):
-                self.pool.load(name)
-            elif frozen.state in (TrialState.RUNNING, TrialState.FAIL):
-                if frozen.state == TrialState.RUNNING:
-                    study.tell(frozen.number, state=TrialState.FAIL)
-                    self._asker.try_again(study, frozen, counted=True)
-                self._store.drop_weights(name)  # it may have come as far as that
+        for each in (study, final_study):
+            if each is not None:
+                self._recovery.take_up(each)
         self._drop_weights(study)
 
     def search(self, study: optuna.Study, *, budget: int | None, deadline: float | None) -> None:
@@ -190,9 +206,9 @@ class Driver:
             self._teller.left_out(len(wanted) - len(waiting), of=len(wanted))
         self._asker.enqueue_finals(study, waiting)
         stage, done = Stage("final", len(waiting), 0), 0
-        while waiting or self._running:
-            while waiting and len(self._running) < self._executor.slots:
-                waiting.pop(0)
+        while (queued := waiting_count(study)) or self._running:
+            while queued and len(self._running) < self._executor.slots:
+                queued -= 1
                 self._start(self._asker.ask_final(study, epochs=epochs))
                 self._teller.final(stage, done)
             ended = self._handle(study, self._executor.next_event())
@@ -205,7 +221,7 @@ class Driver:
     def _start(self, running: TrialRun) -> None:
         self._running[running.name] = running
         running.note(
-            **{PARENT: running.parent},
+            **{PARENT: running.parent, WORK: running.work},
             lineage=lineage_of(running.parent, self.pool.candidates),
             seed=running.seed,
         )
@@ -217,6 +233,7 @@ class Driver:
             parent=running.parent,
             seed=running.seed,
             latency=None if "latency" in running.costs else self._latency,
+            checkpoint={"name": running.work, "seconds": CHECKPOINT_SECONDS},
         )
 
     def _handle(self, study: optuna.Study, event: Event) -> EndedTrial | None:
@@ -225,8 +242,10 @@ class Driver:
             self._hear(running, event.value)
             return None
         del self._running[event.job]
-        self._account.spent += running.epochs
+        self._account.spent += running.spent
         if isinstance(event, Failed):
+            if event.stops:  # it is tried again when the search goes on
+                raise RoomError(event.cause)
             return self._fail(study, running, event.cause, again=event.died)
         assert isinstance(event, Done)
         self._failures = 0
@@ -237,7 +256,7 @@ class Driver:
     def _hear(self, running: TrialRun, value: Mapping[str, Any]) -> None:
         at_its_widths = running.hear(value)
         if self._account.budget is not None:  # they count even if this driver is killed
-            running.note(epochs=running.epochs)
+            running.note(**{EPOCHS: running.epochs, RESUMED: running.counted})
         if at_its_widths:
             running.stopped = running.may_stop and self._is_dominated(running)
         self._executor.answer(running.name, go_on=not running.stopped)
@@ -262,7 +281,6 @@ class Driver:
             return self._fail(study, running, problem)
         candidate = running.candidate(result)
         score = candidate.score
-        self._store.save_candidate(candidate)
         running.note(
             **{VALID: score.valid, PARAMS: score.params},
             **{name: cost_of(score, name) for name in self._costs if name != PARAMS},
@@ -270,29 +288,34 @@ class Driver:
             seconds=result["seconds"],
             **running.attributes,
         )
-        study.tell(running.trial, self._values(score))
+        with self._teller.recording(running, "complete", candidate):
+            self._store.save_candidate(candidate)
+            study.tell(running.trial.number, self._values(score))
+        self._store.drop_checkpoint(running.work)
         if not running.is_final:
             self.pool.candidates[candidate.name] = candidate
-        self._teller.record(running, "complete", candidate)
         return running.ended("complete")
 
     def _stop(self, study: optuna.Study, running: TrialRun) -> EndedTrial:
         # Its curve goes into an attribute: TPE cannot read a pruned trial of several objectives
         # that carries intermediate values.
         running.note(curve=running.curve, **running.attributes)
-        study.tell(running.trial, state=TrialState.PRUNED)
-        self._teller.record(running, "stopped")
+        with self._teller.recording(running, "stopped"):
+            study.tell(running.trial.number, state=TrialState.PRUNED)
+        self._store.drop_checkpoint(running.work)
         return running.ended("stopped")
 
     def _fail(
         self, study: optuna.Study, running: TrialRun, cause: str, *, again: bool = False
     ) -> EndedTrial:
-        running.note(cause=cause, **running.attributes)
-        study.tell(running.trial, state=TrialState.FAIL)
+        running.note(**{CAUSE: cause}, **running.attributes)
         self._store.drop_weights(running.name)
-        if again and not running.is_final:
+        if again:
             self._asker.try_again(study, running.trial, counted=True)
-        self._teller.record(running, "failed", cause=cause)
+        else:
+            self._store.drop_checkpoint(running.work)
+        with self._teller.recording(running, "failed", cause=cause):
+            study.tell(running.trial.number, state=TrialState.FAIL)
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
             raise AutopruneError(
@@ -304,10 +327,10 @@ class Driver:
     def park(self, study: optuna.Study) -> None:
         """Give up the trials under way, as when the user stops the search."""
         for running in self._running.values():
-            self._account.spent += running.epochs
-            running.note(cause=INTERRUPTED, **running.attributes)
-            study.tell(running.trial, state=TrialState.FAIL)
+            self._account.spent += running.spent
+            running.note(**{CAUSE: INTERRUPTED}, **running.attributes)
             if not running.is_final:
                 self._asker.try_again(study, running.trial, counted=False)
-            self._teller.record(running, "failed", cause=INTERRUPTED)
+            with self._teller.recording(running, "failed", cause=INTERRUPTED):
+                study.tell(running.trial.number, state=TrialState.FAIL)
         self._running.clear()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import re
+import errno
 from collections.abc import Iterable
+
+from autoprune.redaction import redacted
 
 
 class AutopruneError(Exception):
@@ -13,6 +15,28 @@ class AutopruneError(Exception):
 
 class TrialError(AutopruneError):
     """One trial cannot go on, as when its loss becomes NaN. The search goes on without it."""
+
+
+class RoomError(AutopruneError):
+    """Nothing more can be written, as when the disk is full: the search stops where it is."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether something could not be written as there is no room: on the disk, or allowed.
+
+    >>> is_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    """
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, OSError) and error.errno in full
+
+
+def without_room(error: OSError, what: object) -> RoomError:
+    """Build the error for what could not be written, by an error that `is_full`."""
+    return RoomError(
+        f"There must be room to write {what}, but there is none: {error.strerror}. "
+        f"Make room, and the same command goes on."
+    )
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> AutopruneError:
@@ -27,20 +51,11 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> AutopruneError:
     return AutopruneError(f"{message} Did you mean {near[0]!r}?" if near else message)
 
 
-def without_secrets(text: str) -> str:
-    """Return `text` with the user and password of every URL in it blotted out.
-
-    >>> without_secrets("no answer from http://bob:pw@host:1/x")
-    'no answer from http://***@host:1/x'
-    """
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
-
-
 def first_line(error: BaseException) -> str:
     """Return the error as one line, ``Type: message``, however long its message is.
 
     >>> first_line(ValueError("bad\\nworse"))
     'ValueError: bad'
     """
-    lines = without_secrets(str(error)).strip().splitlines()
+    lines = redacted(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -22,10 +22,13 @@ from autoprune.pruning.steps import steps_of
 from autoprune.pruning.weights import save_model
 from autoprune.sparsified import sparsified
 from autoprune.training.calibrate import recalibrate
-from autoprune.training.finetune import Epoch, finetune, scored
+from autoprune.training.checkpoint import SECONDS, Keeper, TrainingState
+from autoprune.training.finetune import Epoch, Keep, finetune, scored
 from autoprune.training.latency import measure
 from autoprune.training.regularise import StayingZero
 from autoprune.workbench import Job, Workbench
+
+_T = TypeVar("_T")
 
 RECALIBRATION_SAMPLES = 512
 RECALIBRATION_BATCH = 128
@@ -41,6 +44,7 @@ def evaluate(
     parent: str,
     seed: int,
     latency: Mapping[str, Any] | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
 ) -> Job:
     """Cut a plan from its parent's weights, fine-tune it with distillation, score each epoch.
 
@@ -49,9 +53,15 @@ def evaluate(
     models; and so does one with a sparsifier (see `sparsified`). Told to stop, it saves nothing
     and returns None; else the weights are in the store when it returns. `latency` holds the engine
     and the batch size by which the cut model's latency is measured; without it, none is.
+
+    `checkpoint` holds the name of the file that an earlier attempt may have left, and the `seconds`
+    between two of its own. What that attempt yielded comes first, in one list, as ``resumed``.
     """
     clock = _Clock()
     wanted = Plan.from_json(plan)
+    log = _Log(bench, checkpoint, clock)
+    if log.heard and not (yield {"resumed": list(log.heard)}):
+        return None
     with clock("load"):
         source = _Source(
             model=bench.model(parent),
@@ -59,45 +69,140 @@ def evaluate(
             kept=bench.kept(parent),
             name=parent,
         )
-    if wanted.sparsify is not None and wanted.widths != source.widths:
+    steps = steps_of(wanted, source.widths)
+    if wanted.sparsify is not None and wanted.widths != source.widths and log.stage <= SPARSIFYING:
         with clock("sparsify"):
-            sparse = yield from sparsified(bench, wanted, source.model, parent=parent)
+            sparse = yield from log.of(
+                sparsified(
+                    bench,
+                    wanted,
+                    source.model,
+                    parent=parent,
+                    start=log.start(SPARSIFYING),
+                    keep=log.keeping(SPARSIFYING, source.kept),
+                ),
+            )
         if sparse is None:
             return None
         source = replace(source, model=sparse[0], name=sparse[1])
         with clock("calibrate"):  # the weights moved faster than BatchNorm's averages
             recalibrate(source.model, _batches(bench))
-    *earlier, last = steps_of(wanted, source.widths)
-    for number, step in enumerate(earlier, 1):
-        source = _pruned(bench, wanted, source, step.widths, clock)
+    for number, step in enumerate(steps, 1):
+        if number < log.stage:
+            continue
+        last = step is steps[-1]
         tuning = replace(wanted.finetune, epochs=step.epochs)
-        with clock("train"):
-            for epoch in _trained(bench, source.model, tuning, seed=seed + STEP_SEED * number):
-                if not (yield {"step": number, "epoch": epoch.epoch, "valid": epoch.valid}):
-                    return None
-    reached = _pruned(bench, wanted, source, last.widths, clock)
-    model, tuning = reached.model, replace(wanted.finetune, epochs=last.epochs)
-    with clock("evaluate"):
-        valid = scored(bench.task, model, 0, tuning)
-    with clock("measure"):
-        measured = measured_latency(bench, model, latency)
-    if not (yield {"epoch": 0, "valid": valid, **measured}):
-        return None
-    with clock("train"):
-        for epoch in _trained(bench, model, tuning, seed=seed):
-            valid = epoch.valid
-            if not (yield {"epoch": epoch.epoch, "valid": valid, "loss": epoch.loss}):
+        resumed = number == log.stage
+        if resumed:
+            source = log.source(step.widths)
+        else:
+            source = _pruned(bench, wanted, source, step.widths, clock)
+        if last and not resumed:
+            with clock("evaluate"):
+                valid = scored(bench.task, source.model, 0, tuning)
+            with clock("measure"):
+                measured = measured_latency(bench, source.model, latency)
+            if not (yield log.noted({"epoch": 0, "valid": valid, **measured})):
                 return None
+        with clock("train"):
+            for epoch in _trained(
+                bench,
+                source.model,
+                tuning,
+                seed=seed if last else seed + STEP_SEED * number,
+                start=log.start(number),
+                keep=log.keeping(number, source.kept),
+            ):
+                told: dict[str, Any] = {"epoch": epoch.epoch, "valid": epoch.valid}
+                told |= {"loss": epoch.loss} if last else {"step": number}
+                if not (yield log.noted(told)):
+                    return None
+                if last and epoch.epoch == step.epochs:
+                    break  # no checkpoint is worth it any more
     with clock("save"):
-        save_model(bench.store.weights(name), model)
+        digest = save_model(bench.store.weights(name), source.model)
     return {
-        "valid": valid,
-        "params": count_nonzero(model, bench.grouping.weights.values()),
+        "valid": log.heard[-1]["valid"],
+        "params": count_nonzero(source.model, bench.grouping.weights.values()),
         "macs": bench.cost.macs(wanted.widths),
         "size_bytes": bench.store.weights(name).stat().st_size,
-        "plan": replace(wanted, kept=reached.kept).to_json(),
+        "sha256": digest,
+        "plan": replace(wanted, kept=source.kept).to_json(),
         "seconds": clock.seconds,
     }
+
+
+SPARSIFYING = 0
+"""The stage before the first step."""
+
+
+class _Log:
+    """What a job has yielded, and its checkpoint: what an earlier attempt left, and its own.
+
+    Attributes
+    ----------
+    heard
+        What was yielded, the earlier attempt's included.
+    stage
+        The stage that the earlier attempt was in: `SPARSIFYING`, or the number of a step; before
+        all of them without one.
+    """
+
+    def __init__(
+        self, bench: Workbench, checkpoint: Mapping[str, Any] | None, clock: _Clock
+    ) -> None:
+        self._bench = bench
+        self._clock = clock
+        self._keeper = Keeper(
+            file=bench.store.checkpoint(checkpoint["name"]) if checkpoint else None,
+            seconds=checkpoint["seconds"] if checkpoint else SECONDS,
+        )
+        self._saved = self._keeper.load()
+        self.heard: list[dict[str, Any]] = []
+        self.stage = SPARSIFYING - 1
+        if self._saved is not None:
+            about = self._saved.about
+            self.heard, self.stage = list(about["heard"]), about["stage"]
+            clock.seconds |= about["seconds"]
+
+    def noted(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Take note of what is about to be yielded."""
+        self.heard.append(told)
+        return told
+
+    def of(self, job: Generator[dict[str, Any], bool, _T]) -> Generator[Any, bool, _T]:
+        """Yield and return what a stage's own generator does, and take note of it."""
+        try:
+            told = next(job)
+            while True:
+                told = job.send((yield self.noted(told)))
+        except StopIteration as end:
+            found: _T = end.value
+            return found
+
+    def start(self, stage: int) -> TrainingState | None:
+        """Return where the training of a stage stood, if that is what was interrupted."""
+        return self._saved.training if self._saved is not None and stage == self.stage else None
+
+    def source(self, widths: Mapping[str, int]) -> _Source:
+        """Return the model that was being trained."""
+        assert self._saved is not None
+        kept = self._saved.about["kept"]
+        return _Source(
+            model=self._bench.rebuilt(self._saved.model, kept),
+            widths=dict(widths),
+            kept=kept and {name: tuple(channels) for name, channels in kept.items()},
+            name=None,
+        )
+
+    def keeping(self, stage: int, kept: Mapping[str, tuple[int, ...]] | None) -> Keep:
+        """Return what a stage's training offers its state to, a model with the `kept` channels."""
+
+        def about() -> dict[str, Any]:
+            seconds = dict(self._clock.seconds)
+            return {"stage": stage, "kept": kept, "heard": self.heard, "seconds": seconds}
+
+        return lambda state: self._keeper.offer(state, about)
 
 
 def measured_latency(
@@ -170,7 +275,13 @@ def _masked(
 
 
 def _trained(
-    bench: Workbench, model: nn.Module, settings: FineTune, *, seed: int
+    bench: Workbench,
+    model: nn.Module,
+    settings: FineTune,
+    *,
+    seed: int,
+    start: TrainingState | None,
+    keep: Keep,
 ) -> Iterator[Epoch]:
     """Fine-tune; single weights that were pruned stay zero."""
     zeros = masks_of(model, bench.grouping)
@@ -181,6 +292,8 @@ def _trained(
         teacher=bench.teacher,
         seed=seed,
         regulariser=StayingZero(model, zeros) if zeros else None,
+        start=start,
+        keep=keep,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune import jobs
+from autoprune.asking import RETRIES
 from autoprune.errors import AutopruneError
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.files import write_json
@@ -218,6 +219,7 @@ class Finale:
     ) -> dict[str, dict[str, Any]]:
         """Run one job per name, as many at once as there are slots; raise if one fails."""
         waiting, running = list(orders), 0
+        deaths = dict.fromkeys(orders, 0)
         answers: dict[str, dict[str, Any]] = {}
         while waiting or running:
             while waiting and running < self.executor.slots:
@@ -228,7 +230,11 @@ class Finale:
             if isinstance(event, Progress):
                 self.executor.answer(event.job, go_on=True)
             elif isinstance(event, Failed):
-                raise AutopruneError(f"The export of {event.job} failed: {event.cause}")
+                deaths[event.job] += event.died
+                if not event.died or deaths[event.job] > RETRIES:
+                    raise AutopruneError(f"The export of {event.job} failed: {event.cause}")
+                waiting.append(event.job)
+                running -= 1
             else:
                 assert isinstance(event, Done)
                 answers[event.job] = event.value
@@ -292,9 +298,13 @@ def run_job(
     tell: Callable[[Mapping[str, Any]], None] | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Run one job to its end and return its result; raise what it failed with."""
+    """Run one job to its end and return its result; raise what it failed with.
+
+    One whose worker dies is run again, at most twice.
+    """
     job = function.__name__
     executor.submit(job, function, **arguments)
+    deaths = 0
     while True:
         event = executor.next_event()
         if isinstance(event, Progress):
@@ -302,6 +312,10 @@ def run_job(
                 tell(event.value)
             executor.answer(job, go_on=True)
         elif isinstance(event, Failed):
+            deaths += event.died
+            if event.died and deaths <= RETRIES:
+                executor.submit(job, function, **arguments)
+                continue
             if event.fixable:
                 raise AutopruneError(event.cause)
             raise UnexpectedError(event.cause, event.detail)

@@ -25,6 +25,7 @@ from autoprune.results.export import ONNX, differs, export_model, export_onnx
 from autoprune.results.load import load
 from autoprune.searching.candidate import DENSE
 from autoprune.study import PruningStudy
+from autoprune.training.checkpoint import Keeper
 from autoprune.training.finetune import finetune, scored
 from autoprune.training.latency import measure_together
 from autoprune.training.yardstick import yardstick_of
@@ -46,13 +47,23 @@ def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None)
     study = bench.study
     model = dense_model(study).to(bench.device)
     if study.train is not None:
-        for epoch in finetune(model, study.task, study.train, seed=study.seed):
+        keeper = Keeper(file=bench.store.checkpoint(DENSE))
+        saved = keeper.load()
+        for epoch in finetune(
+            model,
+            study.task,
+            study.train,
+            seed=study.seed,
+            start=None if saved is None else saved.training,
+            keep=lambda state: keeper.offer(state, dict),
+        ):
             yield {"epoch": epoch.epoch, "epochs": study.train.epochs, "valid": epoch.valid}
     settings = study.train or FineTune(epochs=0, lr=0.0)
     valid = scored(study.task, model, settings.epochs, settings)
     measured = measured_latency(bench, model, latency)
-    save_model(bench.store.weights(DENSE), model)
+    digest = save_model(bench.store.weights(DENSE), model)
     bench.store.scores(DENSE).unlink(missing_ok=True)  # of a run that did not get further
+    bench.store.drop_checkpoint(DENSE)
     lamp: Mapping[str, Tensor] = {}
     if bench.grouping.weights:
         fisher: Mapping[str, Tensor] = bench.weight_scores("fisher", model)
@@ -64,6 +75,7 @@ def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None)
         "params": bench.cost.params(bench.grouping.channels),
         "macs": bench.cost.macs(bench.grouping.channels),
         "size_bytes": bench.store.weights(DENSE).stat().st_size,
+        "sha256": digest,
         "memory": bench.cost.memory(bench.grouping.channels),
         **measured,
         "yardstick": asdict(yardstick_of(study.task, model, "valid", score=valid)),

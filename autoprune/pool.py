@@ -43,11 +43,17 @@ class Pool:
         self._dropped: set[str] = set()
         """Candidates without weights: history, but nobody's parents."""
 
-    def load(self, name: str) -> None:
-        """Take in a candidate that an earlier run has finished."""
+    def load(self, name: str) -> bool:
+        """Take in a candidate that an earlier run has finished.
+
+        One whose weights are no longer what was written counts as one without weights. Returns
+        whether they are what was written, or were dropped on purpose.
+        """
         self.candidates[name] = self._store.load_candidate(name)
-        if not self._store.has_weights(name):
+        intact = self._store.is_intact(self.candidates[name])
+        if not intact:
             self._dropped.add(name)
+        return intact or not self._store.has_weights(name)
 
     # --- who is best ------------------------------------------------------------------------
 
@@ -96,7 +102,9 @@ class Pool:
 
     def _has_final(self, candidate: Candidate) -> bool:
         name = candidate.name + FINAL
-        return self._store.has_candidate(name) and self._store.has_weights(name)
+        if not self._store.has_candidate(name):
+            return False
+        return self._store.is_intact(self._store.load_candidate(name))
 
     def _worth(self, candidate: Candidate) -> float:
         sign = 1.0 if self._higher_is_better else -1.0

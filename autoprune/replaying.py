@@ -21,6 +21,7 @@ from autoprune.running.inline import InlineExecutor
 from autoprune.running.local import LocalExecutor
 from autoprune.searching.candidate import DENSE, Candidate
 from autoprune.study import PruningStudy, find_study_file, load_study, overridden
+from autoprune.training.device import OwnRandomState
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +93,7 @@ def replay(
             origin, fresh, in_process=in_process, seed=seed, criteria=None, sparsify=None
         )
         executor: Executor = (
-            InlineExecutor(opening)
+            InlineExecutor(opening, around=OwnRandomState())
             if in_process
             else LocalExecutor(opening, workers=1, log_folder=fresh.logs)
         )

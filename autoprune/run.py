@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +10,10 @@ from torch import nn
 
 from autoprune import jobs
 from autoprune.errors import AutopruneError
+from autoprune.identity import identity_of
 from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter
 from autoprune.pruning.groups import Grouping
-from autoprune.pruning.plan import fingerprint
 from autoprune.results.diagnosis import mostly_blocked
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
@@ -34,6 +31,7 @@ def search(
     study: PruningStudy | str | Path = "digits",
     *,
     out: str | Path | None = None,
+    fresh: bool = False,
     seed: int | None = None,
     criteria: Sequence[str] | None = None,
     sparsify: Sequence[str] | None = None,
@@ -48,16 +46,18 @@ def search(
         A `PruningStudy`, the path of a study file, or the name of a built-in study.
     out
         Where everything goes; by default ``autoprune-runs/<study name>``. A folder that holds this
-        very search is gone on with.
+        very search is gone on with, one that holds another is refused.
+    fresh
+        Delete what a search has left in `out`, and begin anew. Other files are never deleted.
     seed, criteria, sparsify
         Replace the study's own.
     reporter
         Is told where the search stands.
     **settings
-        The fields of `Settings`: ``budget``, ``budget_epochs``, ``timeout``, ``workers``,
-        ``sampler``, ``strategy``, ``objectives``, ``latency_engine``, ``latency_batch``,
-        ``objective``, ``accuracy_weight``, ``early_stop``, ``inherit``, ``storage``,
-        ``tracking_uri``, ``experiment``.
+        The fields of `Settings`: ``budget``, ``budget_epochs``, ``timeout``, ``trial_timeout``,
+        ``workers``, ``sampler``, ``strategy``, ``objectives``, ``latency_engine``,
+        ``latency_batch``, ``objective``, ``accuracy_weight``, ``early_stop``, ``inherit``,
+        ``storage``, ``tracking_uri``, ``experiment``.
 
     Raises
     ------
@@ -82,11 +82,13 @@ def search(
     space = _space_of(loaded, model, grouping)
     reporter = reporter or SilentReporter()
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
-    known = store.open(_identity(loaded, grouping, space, chosen, costs))
+    identity = identity_of(loaded, model, grouping, space, chosen, costs)
+    store.check(identity, fresh=fresh)
     warning = mostly_blocked(grouping)
     if warning is not None:
         reporter.note(warning)
     with store.locked():
+        known = store.open(identity, fresh=fresh)
         search_run = SearchRun(
             study=loaded,
             settings=chosen,
@@ -150,38 +152,3 @@ def _space_of(study: PruningStudy, model: nn.Module, grouping: Grouping) -> Sear
             f"{len(space.allowed)} is. The widest has {max(space.channels.values())} channels."
         )
     return space
-
-
-def _identity(
-    study: PruningStudy,
-    grouping: Grouping,
-    space: SearchSpace,
-    settings: Settings,
-    costs: Sequence[str],
-) -> dict[str, Any]:
-    """Return what must be the same for two runs to be one search."""
-    return {
-        "study": study.name,
-        "model": fingerprint(grouping),
-        "space": {name: str(value) for name, value in space.distributions.items()},
-        "metric": study.task.metric,
-        "higher_is_better": study.task.higher_is_better,
-        "objectives": ["score", *costs],
-        "latency": settings.latency if "latency" in costs else None,
-        "objective": settings.objective,
-        "accuracy_weight": settings.accuracy_weight if settings.objective == "weighted" else None,
-        "seed": study.seed,
-        "settings": _digest(asdict(study.space) | {"final_epochs": study.final_epochs}),
-        "dense": _digest([study.train and asdict(study.train), _checkpoint_digest(study)]),
-        "storage": settings.storage and _digest(settings.storage),
-    }
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _checkpoint_digest(study: PruningStudy) -> str | None:
-    if study.checkpoint is None:
-        return None
-    return hashlib.sha256(Path(study.checkpoint).read_bytes()).hexdigest()

@@ -11,18 +11,21 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 
+from autoprune import jobs
+from autoprune.asking import ended_trials
 from autoprune.dense import Dense, prepare_dense
 from autoprune.driver import Driver
-from autoprune.errors import AutopruneError
-from autoprune.finale import Finale
+from autoprune.errors import AutopruneError, is_full, without_room
+from autoprune.finale import Finale, UnexpectedError
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import Grouping
+from autoprune.results.records import RunStatus
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
-from autoprune.running.executor import Executor, Opening
+from autoprune.running.executor import Executor, Opening, reference
 from autoprune.running.inline import InlineExecutor
 from autoprune.running.interrupts import InterruptibleExecutor
 from autoprune.running.local import LocalExecutor
@@ -33,6 +36,7 @@ from autoprune.searching.optuna_study import (
     ended_counts,
     open_journal,
     open_study,
+    quiet_optuna,
     trained_epochs,
 )
 from autoprune.searching.proxies import EPOCH0, PREDICTED, Correlation, correlations, epoch0
@@ -41,7 +45,7 @@ from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
 from autoprune.tracked import search_params, search_tags, setting_tags, totals
-from autoprune.training.device import worker_environments
+from autoprune.training.device import OwnRandomState, worker_environments
 
 
 class SearchRun:
@@ -83,15 +87,19 @@ class SearchRun:
             setting_tags(self.settings) | search_tags(self.study),
         )
         executor = InterruptibleExecutor(self._open_executor())
-        status = "FAILED"
+        status: RunStatus = "FAILED"
         counts: dict[str, float] = {}
         try:
-            with executor.holding_back():
+            with quiet_optuna(), executor.holding_back():
                 result, counts = self._run_stages(executor, deadline)
             status = "FINISHED"
             return result
         except KeyboardInterrupt:
             status = "KILLED"
+            raise
+        except OSError as error:
+            if is_full(error):
+                raise without_room(error, self.store.root) from error
             raise
         finally:
             executor.close()
@@ -100,7 +108,7 @@ class SearchRun:
                 self.reporter.note(problem)
 
     def _run_stages(
-        self, executor: Executor, deadline: float | None
+        self, executor: InterruptibleExecutor, deadline: float | None
     ) -> tuple[SearchResult, dict[str, float]]:
         study, final_study = self._optuna_study(""), self._optuna_study(FINAL)
         dense = prepare_dense(
@@ -109,29 +117,65 @@ class SearchRun:
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
-        driver.resume(study, spent=trained_epochs(study) + trained_epochs(final_study))
+        spent = trained_epochs(study) + trained_epochs(final_study)
+        driver.resume(study, final_study, spent=spent)
+        self.tracker.settle(ended_trials(study, final_study))
         try:
             driver.search(study, budget=self.settings.budget, deadline=deadline)
         except KeyboardInterrupt:
             driver.park(study)
+            self._export_so_far(executor, dense, driver, study, final_study)
             raise
-        chosen = self._finish(driver, final_study)
-        epochs = trained_epochs(study) + trained_epochs(final_study)
-        proxies = _proxies(study, list(driver.pool.candidates.values()))
-        result = self._export(executor, dense, chosen, ended_counts(study), epochs, proxies, driver)
-        return result, totals(result, dense=dense.score, epochs=epochs, proxies=proxies)
+        if not driver.pool.candidates:
+            raise AutopruneError(
+                "No trial was completed, so there is no front. "
+                "Raise --budget, --budget-epochs or --timeout."
+            )
+        try:
+            chosen = self._finish(driver, final_study)
+        except KeyboardInterrupt:
+            driver.park(final_study)
+            self._export_so_far(executor, dense, driver, study, final_study)
+            raise
+        return self._export(executor, dense, chosen, driver, study, final_study)
+
+    def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:
+        if self.study.final_epochs:
+            return driver.finish(study, epochs=self.study.final_epochs)
+        return {c.name: c for c in driver.pool.front()}
+
+    def _export_so_far(
+        self,
+        executor: InterruptibleExecutor,
+        dense: Dense,
+        driver: Driver,
+        study: optuna.Study,
+        final_study: optuna.Study,
+    ) -> None:
+        """Export what an interrupted search has found; a second interrupt leaves that, too."""
+        if not driver.pool.front():
+            return
+        self.reporter.note("Stopping: the front so far is exported. Stop again to leave that out.")
+        executor.renew(self._open_executor())
+        chosen = {c.name: driver.pool.better(c) for c in driver.pool.front()}
+        try:
+            self._export(executor, dense, chosen, driver, study, final_study)
+        except (AutopruneError, UnexpectedError) as error:
+            self.reporter.note(f"The front so far could not be exported: {error}")
 
     # --- the parts --------------------------------------------------------------------------
 
     def _open_executor(self) -> Executor:
         workers = self.settings.worker_count()
+        limit = self.settings.trial_timeout
         if workers == 0:
-            return InlineExecutor(self.opening)
+            return InlineExecutor(self.opening, around=OwnRandomState())
         return LocalExecutor(
             self.opening,
             workers=workers,
             log_folder=self.store.logs,
             environments=worker_environments() if self.study.device == "auto" else ({},),
+            limits=None if limit is None else {reference(jobs.evaluate): limit},
         )
 
     def _open_tracker(self, search_id: str) -> Tracker:
@@ -139,11 +183,11 @@ class SearchRun:
         if uri == "none":
             return NullTracker()
         return MlflowTracker(
-            uri=uri or f"sqlite:///{self.store.mlflow_database}",
+            self.store,
+            uri=uri,
             experiment=self.settings.experiment,
             search=search_id,
             name=self.study.name,
-            artifacts=self.store.mlflow_artifacts if uri is None else None,
         )
 
     def _optuna_study(self, suffix: str) -> optuna.Study:
@@ -233,30 +277,18 @@ class SearchRun:
 
         return weighted
 
-    def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:
-        if not driver.pool.candidates:
-            raise AutopruneError(
-                "No trial was completed, so there is no front. "
-                "Raise --budget, --budget-epochs or --timeout."
-            )
-        if self.study.final_epochs:
-            try:
-                return driver.finish(study, epochs=self.study.final_epochs)
-            except KeyboardInterrupt:
-                driver.park(study)
-                raise
-        return {c.name: c for c in driver.pool.front()}
-
     def _export(
         self,
         executor: Executor,
         dense: Dense,
         chosen: Mapping[str, Candidate],
-        trials: Mapping[str, int],
-        epochs: int,
-        proxies: Mapping[str, Correlation],
         driver: Driver,
-    ) -> SearchResult:
+        study: optuna.Study,
+        final_study: optuna.Study,
+    ) -> tuple[SearchResult, dict[str, float]]:
+        """Export the front of `chosen`; return it, and the totals of the search."""
+        epochs = trained_epochs(study) + trained_epochs(final_study)
+        proxies = _proxies(study, list(driver.pool.candidates.values()))
         finale = Finale(
             study=self.study,
             store=self.store,
@@ -269,7 +301,7 @@ class SearchRun:
         result = finale.export(
             dense=dense.score,
             chosen=chosen,
-            trials=trials,
+            trials=ended_counts(study),
             epochs=epochs,
             proxies={name: asdict(found) for name, found in proxies.items()},
         )
@@ -279,7 +311,7 @@ class SearchRun:
         self.tracker.front(
             finale.tracked(result, finale.front(chosen)), [self.store.front_file, *pictures]
         )
-        return result
+        return result, totals(result, dense=dense.score, epochs=epochs, proxies=proxies)
 
 
 def _proxies(study: optuna.Study, candidates: list[Candidate]) -> dict[str, Correlation]:

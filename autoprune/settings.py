@@ -37,6 +37,9 @@ class Settings:
     the final stage; not the dense model's."""
     timeout: float | None = None
     """Seconds after which no new trial begins."""
+    trial_timeout: float | None = None
+    """Seconds that a trial may take; its worker is ended then, and it is tried again at most twice.
+    The time that a new worker takes to load the study does not count."""
     workers: int | Literal["auto"] = "auto"
     """Worker processes; ``auto`` is one per core (or GPU), 0 runs trials in this process."""
     sampler: str | BaseSampler = "pruning"
@@ -55,9 +58,9 @@ class Settings:
     early_stop: bool = True
     inherit: bool = True
     """Whether trials are cut from what earlier ones trained; else each from the dense model."""
-    storage: str | None = None
+    storage: str | None = field(default=None, repr=False)
     """An Optuna storage URL; by default a journal file in the output folder."""
-    tracking_uri: str | None = None
+    tracking_uri: str | None = field(default=None, repr=False)
     """An MLflow tracking URI; by default a database in the output folder; ``none`` for none."""
     experiment: str = "autoprune"
 
@@ -78,6 +81,15 @@ class Settings:
         _check_count("budget_epochs", self.budget_epochs, "epoch")
         if self.timeout is not None and not self.timeout > 0:
             raise AutopruneError(f"`timeout` must be more than 0 seconds, but is {self.timeout}.")
+        if self.trial_timeout is not None and not self.trial_timeout > 0:
+            raise AutopruneError(
+                f"`trial_timeout` must be more than 0 seconds, but is {self.trial_timeout}."
+            )
+        if self.trial_timeout is not None and self.workers == 0:
+            raise AutopruneError(
+                "`trial_timeout` must go with worker processes, which can be ended, but `workers` "
+                "is 0. Use workers=1."
+            )
         if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
             raise AutopruneError(
                 f"`workers` must be 'auto' or at least 0, but is {self.workers!r}."

@@ -16,12 +16,20 @@ from autoprune.pruning.plan import Plan
 from autoprune.pruning.weights import save_model
 from autoprune.searching.candidate import SPARSE
 from autoprune.searching.space import middle_recipe
+from autoprune.training.checkpoint import TrainingState
+from autoprune.training.finetune import Keep
 from autoprune.training.sparsify import get_sparsifier, sparsify
 from autoprune.workbench import Workbench
 
 
 def sparsified(
-    bench: Workbench, plan: Plan, model: nn.Module, *, parent: str
+    bench: Workbench,
+    plan: Plan,
+    model: nn.Module,
+    *,
+    parent: str,
+    start: TrainingState | None = None,
+    keep: Keep | None = None,
 ) -> Generator[dict[str, Any], bool, tuple[nn.Module, str] | None]:
     """Return `model` trained with the plan's sparsifier, and the name it has in the store.
 
@@ -34,11 +42,13 @@ def sparsified(
     ----------
     model
         The parent's, on the device. It is trained in place, or left for what the store has.
+    start, keep
+        As in `finetune`; one that goes on does not yield ``sparsify_cached`` again.
     """
     assert plan.sparsify is not None
     name = sparse_name(plan, parent)
-    cached = bench.store.weights(name).exists()
-    if not (yield {"sparsify_cached": cached}):
+    cached = start is None and bench.store.weights(name).exists()
+    if start is None and not (yield {"sparsify_cached": cached}):
         return None
     if cached:
         return bench.model(name, shaped_as=parent), name
@@ -61,6 +71,8 @@ def sparsified(
         doomed=doomed,
         teacher=bench.teacher,
         seed=bench.study.seed,
+        start=start,
+        keep=keep,
     ):
         if not (yield {"sparsify": epoch.epoch, "valid": epoch.valid}):
             return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from autoprune.account import Account
 from autoprune.pool import Pool
@@ -49,10 +50,14 @@ class Teller:
         self._account = account
         self._under_way = under_way
 
-    def record(
+    @contextmanager
+    def recording(
         self, run: TrialRun, state: State, candidate: Candidate | None = None, *, cause: str = ""
-    ) -> None:
-        """Tell the tracker how a trial ended."""
+    ) -> Iterator[None]:
+        """Tell the tracker how a trial ends, before the study is told in the context and after it.
+
+        Whenever this process is killed, the tracker's record can be told from the study to hold.
+        """
         self._tracker.trial(
             run.record(
                 state,
@@ -63,6 +68,8 @@ class Teller:
                 tags=self._tags,
             )
         )
+        yield
+        self._tracker.ended(run.name)
 
     def search_stages(self, budget: int | None, done: int) -> list[Stage]:
         """Return what bounds the search, in trials and in epochs; the last one is shown."""
@@ -74,7 +81,7 @@ class Teller:
 
     def search(self, stages: Sequence[Stage], done: int, ended: EndedTrial | None = None) -> None:
         """Report how far the search has come; it is over when the first of its bounds is met."""
-        trained = self._account.spent + sum(run.epochs for run in self._under_way)
+        trained = self._account.spent + sum(run.spent for run in self._under_way)
         etas = [
             stage.eta(trained, reserved=self._account.reserved())
             if stage.unit

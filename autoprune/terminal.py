@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from autoprune.progress import EndedTrial, RunningTrial, Status
+from autoprune.redaction import redacted
 
 if TYPE_CHECKING:
     from autoprune.results.diagnosis import Diagnosis
@@ -50,7 +53,9 @@ class TerminalReporter:
     def update(self, status: Status) -> None: ...
 
     def note(self, message: str) -> None:
-        self.console.print(f"note: {message}", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(
+            f"note: {redacted(message)}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 class PlainReporter(TerminalReporter):
@@ -70,7 +75,7 @@ class PlainReporter(TerminalReporter):
             self._line(f"  {status.metric} {status.dense_valid:.4f} after {status.done} epochs")
 
     def _line(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(redacted(text), markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveReporter(TerminalReporter):
@@ -106,6 +111,18 @@ def reporter_for(*, quiet: bool) -> TerminalReporter:
     if console.is_terminal and os.environ.get("TERM") != "dumb" and not os.environ.get("CI"):
         return LiveReporter(console)
     return PlainReporter(console)
+
+
+@contextmanager
+def delivery_progress() -> Iterator[Callable[[int, int], None]]:
+    """Show a delivery's progress on a terminal; yield what is told of it: (done, total)."""
+    console = Console(stderr=True)
+    columns = (TextColumn("Recording in MLflow"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def print_front(result: SearchResult) -> None:

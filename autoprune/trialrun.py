@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +15,7 @@ from autoprune.progress import EndedTrial, RunningTrial
 from autoprune.pruning.plan import Plan
 from autoprune.results.records import State, TrialRecord
 from autoprune.searching.candidate import FINAL, Candidate, Score
+from autoprune.searching.history import RESUMED
 from autoprune.searching.space import NO_SPARSIFY
 
 
@@ -46,6 +49,10 @@ class TrialRun:
     stopped: bool = False
     asked_epochs: int | None = None
     """Epochs that its parameters ask for, if the budget had fewer left."""
+    counted_before: int = 0
+    """Epochs that earlier attempts have on record."""
+    resumed: int = 0
+    """Epochs that it need not train, as an earlier attempt has."""
 
     @property
     def is_final(self) -> bool:
@@ -56,6 +63,10 @@ class TrialRun:
 
         The scores of wider ones are neither for its curve nor to be stopped by.
         """
+        if "resumed" in value:
+            at_its_widths = [self.hear(earlier) for earlier in value["resumed"]][-1]
+            self.resumed = self.epochs
+            return at_its_widths
         if self._hear_wider(value):
             return False
         self.curve.append(value["valid"])
@@ -88,15 +99,33 @@ class TrialRun:
         return len(self.sparsify_curve) + len(self.earlier) + max(len(self.curve) - 1, 0)
 
     @property
+    def counted(self) -> int:
+        """Epochs of its own that an earlier attempt has on record already."""
+        return min(self.resumed, self.counted_before)
+
+    @property
+    def spent(self) -> int:
+        """Epochs so far that nobody has counted before."""
+        return self.epochs - self.counted
+
+    @property
     def planned_epochs(self) -> int:
-        """Epochs of training that it takes at most."""
+        """Epochs that it takes at most, of those that nobody has counted before."""
         sparsify = self.plan.sparsify
-        return self.plan.finetune.epochs + (sparsify.epochs if sparsify else 0)
+        return self.plan.finetune.epochs + (sparsify.epochs if sparsify else 0) - self.counted
+
+    @property
+    def work(self) -> str:
+        """A digest of all that fixes what it comes to; its checkpoint has this name."""
+        work = [replace(self.plan, kept=None).to_json(), self.parent, self.seed]
+        return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def attributes(self) -> dict[str, int | bool]:
         """What it took, as it is told to the study."""
         found: dict[str, int | bool] = {"epochs": self.epochs}
+        if self.counted:
+            found[RESUMED] = self.counted
         if self.asked_epochs is not None:
             found["asked_epochs"] = self.asked_epochs
         if self.sparsify_cached is not None:
@@ -134,6 +163,7 @@ class TrialRun:
             epochs=self.parent_epochs + self.plan.finetune.epochs + len(self.sparsify_curve),
             curve=tuple(self.curve),
             seed=self.seed,
+            sha256=result.get("sha256"),
         )
 
     def standing(self) -> RunningTrial:

@@ -80,8 +80,14 @@ class Workbench:
 
         Weights that are no candidate's are `shaped_as` one.
         """
-        state = load_tensors(self.store.weights(name))
-        kept = self.kept(shaped_as or name)
+        known = self.store.load_candidate(name).sha256 if self.store.has_candidate(name) else None
+        state = load_tensors(self.store.weights(name), sha256=known)
+        return self.rebuilt(state, self.kept(shaped_as or name))
+
+    def rebuilt(
+        self, state: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]] | None
+    ) -> nn.Module:
+        """Return a model of this state, with the `kept` dense channels, on the device."""
         dropped = () if kept is None else self.grouping.dropped(kept)
         return load_state(self.untrained, state, dropped=dropped).to(self.device)
 

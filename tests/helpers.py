@@ -226,3 +226,34 @@ def sleep(context: dict[str, Any], *, seconds: float) -> Job:
     yield os.getpid()
     time.sleep(seconds)
     return {}
+
+
+def open_slowly(spec: dict[str, Any]) -> dict[str, Any]:
+    time.sleep(1.0)
+    return open_context(spec)
+
+
+def hang(context: dict[str, Any], *, folder: str) -> Job:
+    """Never end, nor the process that was started for it."""
+    yield {}
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (Path(folder) / "child").write_text(str(child.pid))
+    while True:
+        time.sleep(1)
+
+
+def crawl(context: dict[str, Any], *, seconds: float) -> Job:
+    while True:
+        time.sleep(seconds)
+        yield {}
+
+
+def eat(context: dict[str, Any], *, kind: str) -> Job:
+    yield os.getpid()
+    if kind == "python":
+        raise MemoryError
+    import torch
+
+    if kind == "gpu":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    torch.empty(1 << 60, dtype=torch.uint8)

@@ -20,6 +20,7 @@ from torch import nn
 from autoprune import cli
 from autoprune.pruning.files import write_json
 from autoprune.pruning.weights import save_model
+from autoprune.results.spool import Destination, save_destination
 from autoprune.results.store import Store
 
 Prepare = Callable[[Path], object]
@@ -97,6 +98,12 @@ def finished_search(folder: Path) -> None:
 def database(folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "mlflow.db").touch()
+
+
+def spooled(folder: Path) -> None:
+    store = Store(folder / "out")
+    store.open({"study": "tiny"})
+    save_destination(store.spool, Destination.of("https://bob:pw@host", "autoprune"))
 
 
 def empty_folder(folder: Path) -> None:
@@ -295,6 +302,13 @@ BAD = {
         command="search study.py --workers all", words=("`workers`", "'auto'", "'all'")
     ),
     "no time": Bad(command="search study.py --timeout 0", words=("`timeout`", "more than 0")),
+    "no time for a trial": Bad(
+        command="search study.py --trial-timeout 0", words=("`trial_timeout`", "more than 0")
+    ),
+    "time for a trial in this process": Bad(
+        command="search study.py --trial-timeout 9 --workers 0",
+        words=("`trial_timeout`", "worker processes", "workers=1"),
+    ),
     "weight above 1": Bad(
         command="search study.py --objective weighted --accuracy-weight 2",
         words=("`accuracy_weight`", "between 0 and 1", "2"),
@@ -309,6 +323,11 @@ BAD = {
         command="search study.py --out out",
         prepare=search_of(study="tiny", model="0123"),
         words=("--out", "model", "'0123'", "another folder"),
+    ),
+    "fresh over foreign files": Bad(
+        command="search study.py --out out --fresh",
+        prepare=foreign_files,
+        words=("--out", "other files", "another folder"),
     ),
     "foreign files": Bad(
         command="search study.py --out out",
@@ -364,6 +383,24 @@ BAD = {
         command="front out",
         prepare=lambda folder: write_json(folder / "out" / "front.json", {"front": []}),
         words=("front.json", "altered"),
+    ),
+    "sync of nothing": Bad(
+        command="sync out", prepare=empty_folder, words=("OUT", "out", "holds no records")
+    ),
+    "sync to nowhere": Bad(
+        command="sync out --tracking-uri htp://bob:pw@host",
+        prepare=spooled,
+        words=("tracking URI", "htp://***@host", "--tracking-uri"),
+    ),
+    "sync without the secret": Bad(
+        command="sync out",
+        prepare=spooled,
+        words=("tracking URI", "secret", "--tracking-uri", "https://***@host"),
+    ),
+    "sync of a folder that lost its identity": Bad(
+        command="sync out --tracking-uri https://host",
+        prepare=lambda folder: (folder / "out" / "spool").mkdir(parents=True),
+        words=("search.json", "readable"),
     ),
     "ui of nothing": Bad(
         command="ui out", prepare=empty_folder, words=("out", "MLflow database", "--tracking-uri")

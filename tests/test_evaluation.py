@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.cut import cut
 from autoprune.pruning.evidence import top_channels
 from autoprune.pruning.groups import restrict
-from autoprune.pruning.plan import FineTune, Plan
+from autoprune.pruning.plan import FineTune, Plan, Sparsify
 from autoprune.pruning.reconstruct import reconstructed
 from autoprune.results.store import Store
 from autoprune.run import prunable_groups
@@ -268,3 +269,76 @@ def test_dense_lamp_scores_reach_the_driver(bench: Workbench, tmp_path: Path) ->
     _, dense = run(jobs.prepare_dense(made))
     assert {n: len(s) for n, s in dense["lamp"].items()} == bench.grouping.channels
     assert all(max(scores) == 1.0 for scores in dense["lamp"].values())
+
+
+# --- cut short, and gone on with ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"steps": 3, "reconstruct": True},
+        {"sparsify": Sparsify(method="hard_concrete", epochs=3), "steps": 2},
+    ],
+    ids=["one step", "steps", "sparsifier"],
+)
+def test_a_trial_that_was_cut_short_comes_to_what_it_would_have_come_to(
+    bench: Workbench, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoprune.training.checkpoint.WORTH", 0.0)  # one after every epoch
+    wanted = plan(**changes)
+    every = {"name": "short", "seconds": 0.0}
+    heard, result = evaluated(bench, "whole", wanted)
+    trained = [told.get("epoch", told.get("sparsify", 0)) > 0 for told in heard]
+    for cut_at in range(1, len(heard)):  # killed in every epoch
+        shutil.rmtree(bench.store.root / "sparse", ignore_errors=True)
+        job = jobs.evaluate(
+            bench, name="short", plan=wanted.to_json(), parent=DENSE, seed=7, checkpoint=every
+        )
+        before = [next(job)]
+        while len(before) <= cut_at:
+            before.append(job.send(True))
+        job.close()
+        torch.manual_seed(cut_at)
+        job = jobs.evaluate(
+            bench, name="again", plan=wanted.to_json(), parent=DENSE, seed=7, checkpoint=every
+        )
+        after, again = run(job)
+        went_on = "resumed" in after[0]
+        told = (after[0]["resumed"] if went_on else []) + after[went_on:]
+        assert told == heard, cut_at
+        assert went_on == any(trained[:cut_at])
+        if went_on:  # then nothing is trained twice
+            assert len(after[0]["resumed"]) >= max(n for n in range(cut_at) if trained[n]) + 1
+        assert again["sha256"] == result["sha256"]
+        assert {n: v for n, v in again.items() if n != "seconds"} == {
+            n: v for n, v in result.items() if n != "seconds"
+        }
+        assert equal(state_of(bench, "again"), state_of(bench, "whole"))
+        bench.store.drop_checkpoint("short")
+
+
+def test_a_trial_of_single_weights_goes_on_too(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path / "study.py", before=SINGLE_WEIGHTS))
+    store = Store(tmp_path / "out")
+    store.save_grouping(prunable_groups(study, study.build()))
+    made = Workbench(study, store)
+    run(jobs.prepare_dense(made))
+    widths = {name: max(count // 3, 1) for name, count in made.grouping.channels.items()}
+    wanted = plan(widths=widths, criterion="l1", granularity="weight", steps=2)
+    heard, _ = evaluated(made, "whole", wanted)
+    every = {"name": "short", "seconds": 0.0}
+    arguments = {"plan": wanted.to_json(), "parent": DENSE, "seed": 7, "checkpoint": every}
+    job = jobs.evaluate(made, name="short", **arguments)
+    assert [next(job), *(job.send(True) for _ in range(3))] == heard[:4]
+    job.close()
+    after, _ = run(jobs.evaluate(made, name="again", **arguments))
+    assert after[0]["resumed"] + after[1:] == heard
+    assert equal(state_of(made, "again"), state_of(made, "whole"))
+
+
+SINGLE_WEIGHTS = """\
+Settings = Space
+Space = lambda **given: Settings(**{**given, "criteria": ("l1",)}, granularity="weight")
+"""

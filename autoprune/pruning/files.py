@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, is_full, without_room
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` either holds all of it or what it held before."""
+    """Write `content` so that `path` either holds all of it or what it held before.
+
+    Raises
+    ------
+    RoomError
+        If there is no room.
+    """
+    try:
+        _write(path, content)
+    except OSError as error:
+        if is_full(error):
+            raise without_room(error, path) from error
+        raise
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -41,3 +58,9 @@ def read_json(path: Path) -> Any:
             f"{path} must be a readable JSON file, but reading it gave {type(error).__name__}: "
             f"{error}. Was it altered or cut short?"
         ) from error
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON content, its own ``checksum`` left out."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

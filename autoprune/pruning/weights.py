@@ -23,12 +23,18 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a safetensors file; raise `AutopruneError` if it is missing, torn or altered."""
     try:
-        if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        if sha256 is not None and file_digest(path) != sha256:
             raise AutopruneError(
-                f"{path} must have the checksum that its plan records, but has another one: "
+                f"{path} must have the checksum that was recorded for it, but has another one: "
                 f"it was altered or cut short. Export it again."
             )
         tensors: dict[str, Tensor] = load_file(path)

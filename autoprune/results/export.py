@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError, first_line
-from autoprune.pruning.files import write_json
+from autoprune.pruning.files import checksum, write_json
 from autoprune.pruning.forward import (
     batch_size_of,
     call,
@@ -29,8 +29,8 @@ from autoprune.pruning.forward import (
 )
 from autoprune.pruning.masks import count_nonzero
 from autoprune.pruning.plan import Plan
-from autoprune.pruning.weights import load_tensors, save_model, save_tensors
-from autoprune.results.load import PLAN, WEIGHTS, checksum
+from autoprune.pruning.weights import file_digest, load_tensors, save_model, save_tensors
+from autoprune.results.load import PLAN, WEIGHTS
 from autoprune.training.programs import at_batch, export_program, save_onnx
 
 PROGRAM, ONNX, METRICS = "model.pt2", "model.onnx", "metrics.json"
@@ -82,7 +82,6 @@ def export_model(
         "sha256": digest,
         **plan.to_json(),
     }
-    write_json(folder / PLAN, {**content, "checksum": checksum(content)})
     example = map_tensors(lambda t: t.detach().cpu(), example)
     formats, problems = ["safetensors"], []
     program, dynamic = None, False
@@ -98,6 +97,9 @@ def export_model(
             formats.append("onnx")
         except Exception as error:
             problems.append(f"onnx: {first_line(error)}")
+    written = sorted(file for file in folder.iterdir() if file.name.startswith((PROGRAM, ONNX)))
+    content["files"] = {file.name: file_digest(file) for file in written}
+    write_json(folder / PLAN, {**content, "checksum": checksum(content)})
     _save_reference(model, folder, example, dynamic=dynamic)
     return Exported(formats=tuple(formats), problems=tuple(problems))
 

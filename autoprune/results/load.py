@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.cut import load_state
-from autoprune.pruning.files import read_json
+from autoprune.pruning.files import checksum, read_json
 from autoprune.pruning.groups import module_of
 from autoprune.pruning.masks import count_nonzero
 from autoprune.pruning.plan import Plan
-from autoprune.pruning.weights import load_tensors
+from autoprune.pruning.weights import file_digest, load_tensors
 
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
 
@@ -50,6 +47,8 @@ def load(folder: str | Path, *, model: nn.Module) -> nn.Module:
     if not folder.is_dir():
         raise AutopruneError(f"`folder` must be an exported model's folder, but {folder} is none.")
     exported = _read_plan(folder / PLAN)
+    for name, digest in exported.files.items():
+        _check_file(folder / name, digest)
     state = load_tensors(folder / WEIGHTS, sha256=exported.sha256)
     small = load_state(model, state, dropped=exported.dropped).eval()
     found = count_nonzero(small, exported.zeroed)
@@ -71,6 +70,17 @@ class _Exported:
     """Modules that the model lacks."""
     zeroed: tuple[str, ...]
     """Parameters of which only what is not zero counts."""
+    files: Mapping[str, str]
+    """SHA-256 of the files of the other formats, by name."""
+
+
+def _check_file(file: Path, digest: str) -> None:
+    """Raise `AutopruneError` for an exported file that is there, but is another one."""
+    if file.exists() and file_digest(file) != digest:
+        raise AutopruneError(
+            f"{file} must have the checksum that was recorded for it, but has another one: "
+            f"it was altered or cut short. Export it again."
+        )
 
 
 def _read_plan(file: Path) -> _Exported:
@@ -92,10 +102,5 @@ def _read_plan(file: Path) -> _Exported:
         sha256=digest,
         dropped=tuple(module_of(name) for name, channels in kept.items() if not channels),
         zeroed=tuple(plan.get("zeroed", ())),
+        files={Path(str(n)).name: str(d) for n, d in dict(plan.get("files", {})).items()},
     )
-
-
-def checksum(plan: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of an exported plan's content, its ``checksum`` left out."""
-    content = {key: value for key, value in plan.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,13 +1,26 @@
-"""What is recorded of a search: ended trials, and the models on its front."""
+"""What is recorded of a search: its settings, ended trials, the models on its front, its end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from autoprune.redaction import redacted
+
 State = Literal["complete", "stopped", "failed"]
+RunStatus = Literal["FINISHED", "KILLED", "FAILED"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRecord:
+    """A sitting of the search begins."""
+
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+    time: float
+    """Seconds since the epoch, here and below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +46,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class FrontModel:
-    """An exported model, as it is logged."""
+    """An exported model, as it is handed over to be logged."""
 
     key: str
     """The trial it belongs to."""
@@ -42,3 +55,70 @@ class FrontModel:
     module: Callable[[], Any]
     """Builds the torch module."""
     example: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """A model on the front, as it is logged."""
+
+    key: str
+    folder: str
+    """The export's, in the output folder."""
+    metrics: Mapping[str, float]
+    signature: Mapping[str, Any] | None = None
+    """What it takes and returns, see `signature.Described`; None if MLflow has no words for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontRecord:
+    """The front, which takes the place of every earlier one."""
+
+    models: Sequence[ModelEntry]
+    files: Sequence[str]
+    """Files for the search's own run, in the output folder."""
+    time: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishRecord:
+    """A sitting of the search ends."""
+
+    metrics: Mapping[str, float]
+    status: RunStatus
+    time: float
+
+
+Record = StartRecord | TrialRecord | FrontRecord | FinishRecord
+KINDS: dict[str, type[Record]] = {
+    "start": StartRecord,
+    "trial": TrialRecord,
+    "front": FrontRecord,
+    "finish": FinishRecord,
+}
+
+
+def kind_of(record: Record) -> str:
+    """Return the name of a record's kind, as in `KINDS`."""
+    return next(kind for kind, built in KINDS.items() if isinstance(record, built))
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """Return a record as JSON; URLs in its texts have lost their secrets."""
+    value: dict[str, Any] = _redacted(asdict(record))
+    return value
+
+
+def from_json(kind: str, value: Mapping[str, Any]) -> Record:
+    """Build a record from `to_json`'s value; raise `TypeError` or `KeyError` for any other."""
+    content = dict(value)
+    if kind == "front":
+        content["models"] = [ModelEntry(**entry) for entry in content["models"]]
+    return KINDS[kind](**content)
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _redacted(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_redacted(item) for item in value]
+    return redacted(value) if isinstance(value, str) else value

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from autoprune.errors import AutopruneError
-from autoprune.pruning.files import read_json, write_json
+from autoprune.pruning.files import checksum, read_json, write_json
 from autoprune.pruning.groups import Grouping, from_json, to_json
+from autoprune.pruning.weights import file_digest
+from autoprune.results.changes import what_changed
 from autoprune.searching.candidate import DENSE, SPARSE, Candidate
 
 FORMAT = 1
@@ -23,8 +27,9 @@ class Store:
 
     ``search.json`` says whose folder it is; ``candidates/<name>/`` holds each finished candidate,
     its weights only while it may become a parent or an export; ``dense/`` the dense model,
-    ``sparse/<digest>/`` parents trained with a sparsifier, ``front/<name>/`` the exported models,
-    ``front.json`` the result.
+    ``sparse/<digest>/`` parents trained with a sparsifier, ``underway/`` how far trials have come,
+    ``front/<name>/`` the exported models, ``spool/`` what MLflow is told, ``front.json`` the
+    result.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -39,13 +44,20 @@ class Store:
         self.logs = self.root / "logs"
         self.mlflow_database = self.root / "mlflow.db"
         self.mlflow_artifacts = self.root / "mlartifacts"
+        self.spool = self.root / "spool"
         self._candidates = self.root / "candidates"
         self._sparse = self.root / "sparse"
+        self._digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        """Of files of weights, as they were when they were read last."""
+        self.underway = self.root / "underway"
 
     # --- whose folder it is -----------------------------------------------------------------
 
-    def check(self, identity: Mapping[str, Any]) -> None:
-        """Raise unless the folder is free, or holds the search that `identity` describes."""
+    def check(self, identity: Mapping[str, Any], *, fresh: bool = False) -> None:
+        """Raise unless the folder is free, or holds the search that `identity` describes.
+
+        To begin `fresh`, it may hold any search, and nothing else.
+        """
         if self.root.exists() and not self.root.is_dir():
             raise AutopruneError(f"`--out` must be a folder, but {self.root} is a file.")
         if not self.identity_file.exists():
@@ -55,43 +67,84 @@ class Store:
                     f"other files. Use another folder."
                 )
             return
-        known = read_json(self.identity_file)
+        if fresh:
+            self._check_ours()
+            return
+        known = self._known()
         if known.get("format") != FORMAT:
             raise AutopruneError(
                 f"`--out` must be of format {FORMAT}, but {self.root} is of format "
-                f"{known.get('format')}: another version of autoprune wrote it. Use another folder."
+                f"{known.get('format')}: another version of autoprune wrote it. Use another "
+                f"folder, or --fresh to begin anew."
             )
-        for key, value in identity.items():
-            if known.get(key) != value:
-                raise AutopruneError(
-                    f"`--out` must be empty or hold this study's search, but {self.root} holds "
-                    f"another: its {key} is {_brief(known.get(key))}, not {_brief(value)}. "
-                    f"Use another folder."
-                )
+        changed = what_changed(known, identity)
+        if changed is not None and not known.get("clearing"):
+            raise AutopruneError(
+                f"`--out` must be empty or hold this study's search, but {self.root} holds "
+                f"another: {changed}. Use another folder, or --fresh to begin anew."
+            )
 
-    def open(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Create the folder if need be; return the identity on disk, with the search's id."""
-        self.check(identity)
+    def open(self, identity: Mapping[str, Any], *, fresh: bool = False) -> dict[str, Any]:
+        """Return the identity on disk, with the search's id; the caller holds the folder's lock.
+
+        What is there is deleted to begin `fresh`, and where an earlier try to do so did not end.
+        """
+        self.check(identity, fresh=fresh)
+        new = {"format": FORMAT, "id": uuid.uuid4().hex, **identity}
+        if self.identity_file.exists() and (fresh or self._known().get("clearing")):
+            write_json(self.identity_file, new | {"clearing": True})
+            self._clear()
+            write_json(self.identity_file, new)
+        elif not self.identity_file.exists():
+            write_json(self.identity_file, new)
+        return self._known()
+
+    def _known(self) -> dict[str, Any]:
+        known = read_json(self.identity_file)
+        if not isinstance(known, dict):
+            raise AutopruneError(
+                f"{self.identity_file} must say whose search this is, but holds a "
+                f"{type(known).__name__}: it was altered. Use another folder."
+            )
+        return known
+
+    def _check_ours(self) -> None:
+        """Raise unless all that lies in the folder is a search's."""
+        known = self._known()
+        foreign = [path.name for path in self.root.iterdir() if not _is_ours(path.name)]
+        if foreign or "id" not in known:
+            raise AutopruneError(
+                f"`--fresh` deletes a search and nothing else, but {self.root} also holds "
+                f"{foreign[0] if foreign else 'a search.json that is none of ours'}. "
+                f"Move that, or use another folder."
+            )
+
+    def _clear(self) -> None:
+        for path in self.root.iterdir():
+            if path.name in (self.identity_file.name, ".lock") or not _is_ours(path.name):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process: two drivers on one folder would break each other.
+
+        It is created if need be.
+        """
+        import fcntl
+
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            if not self.identity_file.exists():
-                write_json(
-                    self.identity_file, {"format": FORMAT, "id": uuid.uuid4().hex, **identity}
-                )
+            lock = (self.root / ".lock").open("a+")
         except OSError as error:
             raise AutopruneError(
                 f"`--out` must be a folder that can be written, but {self.root} cannot: "
                 f"{error.strerror or error}."
             ) from error
-        known: dict[str, Any] = read_json(self.identity_file)
-        return known
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder for this process: two drivers on one folder would break each other."""
-        import fcntl
-
-        with (self.root / ".lock").open("a+") as file:
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -121,11 +174,41 @@ class Store:
         """Return where the channel scores on a candidate's weights are cached."""
         return self.folder(name) / "scores.safetensors"
 
+    def checkpoint(self, name: str) -> Path:
+        """Return where a trial under way keeps how far its training has come."""
+        return self.underway / f"{name}.safetensors"
+
+    def drop_checkpoint(self, name: str) -> None:
+        self.checkpoint(name).unlink(missing_ok=True)
+
     def save_candidate(self, candidate: Candidate) -> None:
-        write_json(self.folder(candidate.name) / "candidate.json", candidate.to_json())
+        content = candidate.to_json()
+        file = self.folder(candidate.name) / "candidate.json"
+        write_json(file, content | {"checksum": checksum(content)})
 
     def load_candidate(self, name: str) -> Candidate:
-        return Candidate.from_json(read_json(self.folder(name) / "candidate.json"))
+        """Return a finished candidate; raise `AutopruneError` if its file was altered."""
+        file = self.folder(name) / "candidate.json"
+        value = read_json(file)
+        if not isinstance(value, dict) or value.get("checksum", "") not in ("", checksum(value)):
+            raise AutopruneError(
+                f"{file} must be as the search wrote it, but its checksum does not fit its "
+                f"content: it was altered. Restore it, or begin anew with --fresh."
+            )
+        return Candidate.from_json(value)
+
+    def is_intact(self, candidate: Candidate) -> bool:
+        """Return whether a candidate's weights are there, and are what was written."""
+        file = self.weights(candidate.name)
+        if not file.exists():
+            return False
+        if candidate.sha256 is None:
+            return True
+        stat = file.stat()
+        seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if self._digests.get(file, (None, ""))[0] != seen:
+            self._digests[file] = seen, file_digest(file)
+        return self._digests[file][1] == candidate.sha256
 
     def has_candidate(self, name: str) -> bool:
         """Return whether a candidate was finished; its weights may have been dropped since."""
@@ -152,6 +235,31 @@ class Store:
         return from_json(read_json(self.groups_file))
 
 
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+OWN = (
+    "search.json",
+    "study.journal*",
+    "front",
+    "front.new",
+    "front.json",
+    "front.png",
+    "front.html",
+    "proxy.png",
+    "proxy.html",
+    "dense",
+    "candidates",
+    "sparse",
+    "underway",
+    "logs",
+    "mlflow.db*",
+    "mlartifacts",
+    "spool",
+    ".lock",
+    ".search.json.*",
+    ".front.*",
+    ".proxy.*",
+)
+"""What a search writes into its folder, as patterns; the hidden files are half written ones."""
+
+
+def _is_ours(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in OWN)

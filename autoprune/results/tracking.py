@@ -1,22 +1,37 @@
 """Tracking: a projection of the study for people to look at, never the truth, never in the way.
 
-Records go through a queue to one background thread, which has the only MLflow client there is. If
-the server fails, the search goes on, and what was wrong is said at the end.
+Records are written to the spool on disk, and brought from there to MLflow by a background thread,
+which has the only client there is. If the server is away, the search goes on, and the records
+wait: for the server, for the next search on the folder, or for `autoprune sync`.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from autoprune.errors import first_line
-from autoprune.results.mlflow_runs import MlflowRuns
-from autoprune.results.records import FrontModel, TrialRecord
+from autoprune.pruning.files import write_whole
+from autoprune.results.delivery import Connect, Delivery, Server
+from autoprune.results.mlflow_runs import MlflowRuns, signature_json
+from autoprune.results.records import (
+    FinishRecord,
+    FrontModel,
+    FrontRecord,
+    ModelEntry,
+    RunStatus,
+    StartRecord,
+    TrialRecord,
+)
+from autoprune.results.signature import describe, named_inputs
+from autoprune.results.spool import Destination, Spool, save_destination
+from autoprune.results.store import Store
 
-CLOSE_SECONDS = 120.0
+EXAMPLE = "example.safetensors"
+"""The study's example inputs, which go with its models."""
 
 
 class Tracker(Protocol):
@@ -27,15 +42,26 @@ class Tracker(Protocol):
         ...
 
     def trial(self, record: TrialRecord) -> None:
-        """Record an ended trial."""
+        """Keep the record of a trial that is about to end, until `ended` or `settle`."""
+        ...
+
+    def ended(self, key: str) -> None:
+        """Record that trial: the study knows now that it has ended."""
+        ...
+
+    def settle(self, ended: Collection[tuple[str, str]]) -> None:
+        """Record what an earlier process kept of trials that have ended; forget the rest.
+
+        `ended` has the key and the state of every ended trial.
+        """
         ...
 
     def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
         """Mark the front, log its models, and attach files to the parent run."""
         ...
 
-    def finish(self, metrics: Mapping[str, float], *, status: str) -> list[str]:
-        """Close the parent run; return what could not be recorded, one line each."""
+    def finish(self, metrics: Mapping[str, float], *, status: RunStatus) -> list[str]:
+        """Close the parent run; return what is not recorded yet, and why, one line each."""
         ...
 
 
@@ -46,72 +72,120 @@ class NullTracker:
 
     def trial(self, record: TrialRecord) -> None: ...
 
+    def ended(self, key: str) -> None: ...
+
+    def settle(self, ended: Collection[tuple[str, str]]) -> None: ...
+
     def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None: ...
 
-    def finish(self, metrics: Mapping[str, float], *, status: str) -> list[str]:
+    def finish(self, metrics: Mapping[str, float], *, status: RunStatus) -> list[str]:
         return []
 
 
 class MlflowTracker:
-    """Records in MLflow, from a thread of its own.
+    """Records in MLflow, by way of the spool in the search's folder.
 
     Parameters
     ----------
+    store
+        The search's folder, which this process has locked.
     uri
-        Tracking URI.
-    artifacts
-        Where a new experiment keeps its files; None leaves that to the server.
-    search
-        The search's id. Runs that carry it already are found again, so that replaying is harmless.
+        Tracking URI; None is a database in the folder.
+    search, name
+        The search's id and name.
     """
 
     def __init__(
-        self, *, uri: str, experiment: str, search: str, name: str, artifacts: Path | None
+        self, store: Store, *, uri: str | None, experiment: str, search: str, name: str
     ) -> None:
-        self._queue: queue.Queue[Callable[[MlflowRuns], None] | None] = queue.Queue()
+        self._store = store
+        destination = Destination.of(uri, experiment)
+        save_destination(store.spool, destination)
+        self._destination = destination
+        self._spool = Spool(store.spool, destination)
+        self._held: dict[str, int] = {}
         self._problems: list[str] = []
-        self._thread = threading.Thread(
-            target=self._work,
-            args=(uri, experiment, search, name, artifacts),
-            name="mlflow",
-            daemon=True,
+        self._delivery = Delivery(
+            self._spool, connection(store, uri, experiment, search=search, name=name)
         )
-        self._thread.start()
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        self._queue.put(lambda mlflow: mlflow.start(params, tags))
+        self._spool.write(StartRecord(params=params, tags=tags, time=time.time()))
+        self._delivery.wake()
 
     def trial(self, record: TrialRecord) -> None:
-        self._queue.put(lambda mlflow: mlflow.trial(record))
+        self._held[record.key] = self._spool.hold(record)
+
+    def ended(self, key: str) -> None:
+        self._spool.release(self._held.pop(key))
+        self._delivery.wake()
+
+    def settle(self, ended: Collection[tuple[str, str]]) -> None:
+        self._spool.settle(ended)
+        self._delivery.wake()
 
     def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
-        self._queue.put(lambda mlflow: mlflow.front(models, files))
+        entries = [self._entry(model) for model in models]
+        names = [self._inside(file) for file in files]
+        self._spool.write(FrontRecord(models=entries, files=names, time=time.time()))
+        self._delivery.wake()
 
-    def finish(self, metrics: Mapping[str, float], *, status: str) -> list[str]:
-        self._queue.put(lambda mlflow: mlflow.finish(metrics, status))
-        self._queue.put(None)
-        left = self._queue.qsize() + 1
-        while self._thread.is_alive() and left:
-            self._thread.join(CLOSE_SECONDS)
-            if self._queue.qsize() >= left:
-                break  # nothing has got through in all that time
-            left = self._queue.qsize()
-        if self._thread.is_alive():
-            self._problems.append(f"MLflow did not answer within {CLOSE_SECONDS:.0f} s.")
+    def finish(self, metrics: Mapping[str, float], *, status: RunStatus) -> list[str]:
+        self._spool.write(FinishRecord(metrics=metrics, status=status, time=time.time()))
+        self._problems += self._delivery.close()
+        left = len(self._spool.pending())
+        if left:
+            self._problems.append(left_over(left, self._store.root, self._destination))
         return self._problems
 
-    def _work(
-        self, uri: str, experiment: str, search: str, name: str, artifacts: Path | None
-    ) -> None:
+    def _entry(self, model: FrontModel) -> ModelEntry:
+        folder = self._inside(model.folder)
         try:
-            mlflow = MlflowRuns(uri, experiment, search, name, artifacts)
+            signature = self._signature(model)
         except Exception as error:
-            self._problems.append(f"MLflow could not be opened: {first_line(error)}")
-            return
-        while (action := self._queue.get()) is not None:
-            try:
-                action(mlflow)
-            except Exception as error:
-                message = f"MLflow: {first_line(error)}"
-                if message not in self._problems:
-                    self._problems.append(message)
+            self._problems.append(f"{folder} has no signature for MLflow: {first_line(error)}")
+            signature = None
+        return ModelEntry(key=model.key, folder=folder, metrics=model.metrics, signature=signature)
+
+    def _signature(self, model: FrontModel) -> dict[str, Any] | None:
+        from safetensors.numpy import save
+
+        named = named_inputs(model.example)
+        if named is None:
+            return None
+        arrays = {name: tensor.contiguous().numpy() for name, tensor in named.items()}
+        file = self._store.spool / EXAMPLE
+        write_whole(file, save(arrays))
+        return signature_json(describe(model.example, model.module()), self._inside(file))
+
+    def _inside(self, path: Path) -> str:
+        return str(path.relative_to(self._store.root))
+
+
+def connection(
+    store: Store, uri: str | None, experiment: str, *, search: str, name: str
+) -> Connect:
+    """Return what opens MLflow for a search; `uri` None is the database in its folder."""
+
+    def connect(on_step: Any) -> Server:
+        return MlflowRuns(
+            uri if uri is not None else f"sqlite:///{store.mlflow_database}",
+            experiment,
+            search=search,
+            name=name,
+            root=store.root,
+            artifacts=store.mlflow_artifacts if uri is None else None,
+            on_step=on_step,
+        )
+
+    return connect
+
+
+def left_over(count: int, out: Path, destination: Destination) -> str:
+    """Say in one line what is still in the spool, and how it gets to MLflow."""
+    where = "" if destination.whole else " --tracking-uri ..."
+    records = "1 record for MLflow is" if count == 1 else f"{count} records for MLflow are"
+    return (
+        f"{records} still in {out / 'spool'}: `autoprune sync {shlex.quote(str(out))}{where}` "
+        f"delivers what is there, and so does the next search on this folder."
+    )

@@ -43,7 +43,10 @@ class Failed:
     fixable: bool = False
     """Whether the cause is one of our own errors, whose message names the fix."""
     died: bool = False
-    """Whether its worker process ended, which need not be the job's fault."""
+    """Whether it was cut short: its worker process ended, was ended as the job took too long, or
+    had no memory left. That need not be the job's fault."""
+    stops: bool = False
+    """Whether every other job would fare the same, as when the disk is full."""
 
 
 Event = Progress | Done | Failed

@@ -5,19 +5,29 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from autoprune.errors import AutopruneError, first_line
+from autoprune.errors import AutopruneError, RoomError, first_line
 from autoprune.running.executor import Done, Event, Failed, JobFunction, Opening, Progress
 
 
 class InlineExecutor:
-    """Runs each job in the caller's process when its next event is asked for."""
+    """Runs each job in the caller's process when its next event is asked for.
+
+    Parameters
+    ----------
+    around
+        Entered whenever a job runs: it keeps what belongs to the caller out of the job's way.
+    """
 
     slots = 1
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(
+        self, opening: Opening, *, around: AbstractContextManager[None] | None = None
+    ) -> None:
         self._opening = opening
+        self._around = around or nullcontext()
         self._context: Any = None
         self._job: str | None = None
         self._running: Generator[Any, bool, Any] | None = None
@@ -30,7 +40,11 @@ class InlineExecutor:
 
     def next_event(self) -> Event:
         assert self._job is not None, "there is no job to wait for"
-        job = self._job
+        with self._around:
+            return self._advance(self._job)
+
+    def _advance(self, job: str) -> Event:
+        """Run the job up to its next event."""
         try:
             if self._running is None:
                 assert self._arguments is not None
@@ -64,9 +78,30 @@ def _as_sent(value: Any) -> Any:
 def failure(job: str, error: Exception) -> Failed:
     """Describe an exception as the event that ends its job."""
     fixable = isinstance(error, AutopruneError)
+    starved = is_out_of_memory(error)
+    cause = str(error) if fixable else first_line(error)
+    if starved:
+        cause = f"There was no memory left ({cause}). Use fewer workers or smaller batches."
     return Failed(
         job=job,
-        cause=str(error) if fixable else first_line(error),
+        cause=cause,
         detail=traceback.format_exc(),
         fixable=fixable,
+        died=starved,
+        stops=isinstance(error, RoomError),
     )
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python, torch on the CPU or torch on a GPU had no memory left.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+    True
+    """
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)

@@ -58,6 +58,12 @@ class InterruptibleExecutor:
     def answer(self, job: str, *, go_on: bool) -> None:
         self._executor.answer(job, go_on=go_on)
 
+    def renew(self, executor: Executor) -> None:
+        """Drop the jobs under way, and go on with another executor."""
+        self._executor.close()
+        self._executor = executor
+        self.slots = executor.slots
+
     def close(self) -> None:
         self._executor.close()
 

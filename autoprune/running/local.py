@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener, wait
@@ -40,6 +43,8 @@ WORKER_ENVIRONMENT = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
 }
 LOG_TAIL_LINES = 5
+OPENING_SECONDS = 600.0
+"""What a worker may take to open its context, where its first job has a limit."""
 
 
 @dataclass
@@ -48,6 +53,30 @@ class _Worker:
     connection: Connection
     log: Path
     job: str | None = None
+    limit: float | None = None
+    """Seconds that its job may take."""
+    deadline: float = math.inf
+    """When it has taken them."""
+
+    def begin(self, job: str, limit: float | None) -> None:
+        self.job, self.limit = job, limit
+        self._set_deadline(None if limit is None else max(limit, OPENING_SECONDS))
+
+    def begun(self) -> None:
+        """The context is open: the job's own time runs from here."""
+        self._set_deadline(self.limit)
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        self.deadline = math.inf if seconds is None else time.monotonic() + seconds
+
+    @property
+    def is_late(self) -> bool:
+        return self.job is not None and time.monotonic() > self.deadline
+
+    def kill(self) -> None:
+        """End the process and those that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class LocalExecutor:
@@ -61,6 +90,9 @@ class LocalExecutor:
         Where ``worker-<slot>.log`` keeps what each worker prints.
     environments
         Environment variables for the workers in turn, as when each gets a GPU of its own.
+    limits
+        Seconds that a job may take, by the `reference` of its function; others may take any time.
+        A worker that is late is killed.
     """
 
     def __init__(
@@ -70,45 +102,71 @@ class LocalExecutor:
         workers: int,
         log_folder: Path,
         environments: Sequence[Mapping[str, str]] = ({},),
+        limits: Mapping[str, float] | None = None,
     ) -> None:
         self.slots = workers
         self._opening = opening
         self._logs = log_folder
         self._environments = environments
+        self._limits = dict(limits or {})
         self._workers: dict[int, _Worker] = {}
         self._key = secrets.token_bytes(32)
         self._listener = Listener(authkey=self._key)
 
     def submit(self, job: str, function: JobFunction, **arguments: Any) -> None:
         worker = self._idle_worker()
-        worker.job = job
-        order = {"job": job, "call": reference(function), "arguments": arguments}
+        call = reference(function)
+        worker.begin(job, self._limits.get(call))
+        order = {"job": job, "call": call, "arguments": arguments}
         with contextlib.suppress(OSError):  # it died while idle: next_event tells
             send(worker.connection, order)
 
     def next_event(self) -> Event:
-        busy = {w.connection: slot for slot, w in self._workers.items() if w.job is not None}
-        assert busy, "there is no job to wait for"
-        ready = wait(list(busy))[0]
-        assert isinstance(ready, Connection)
-        slot = busy[ready]
+        while True:
+            busy = {w.connection: slot for slot, w in self._workers.items() if w.job is not None}
+            assert busy, "there is no job to wait for"
+            ready = wait(list(busy), timeout=self._patience())
+            for connection, slot in busy.items():
+                if connection not in ready and self._workers[slot].is_late:
+                    return self._bury(slot, late=True)
+            if ready:
+                event = self._heard(busy[ready[0]])  # type: ignore[index]
+                if event is not None:
+                    return event
+
+    def _patience(self) -> float | None:
+        """Return in how many seconds the first job will be late; None for never."""
+        first = min(w.deadline for w in self._workers.values() if w.job is not None)
+        return None if first == math.inf else max(first - time.monotonic(), 0.0) + 0.01
+
+    def _heard(self, slot: int) -> Event | None:
+        """Return what a worker has said, as an event if it is one."""
         worker = self._workers[slot]
         assert worker.job is not None
         job = worker.job
         try:
-            message = receive(ready)
+            message = receive(worker.connection)
         except (EOFError, OSError):
-            return self._bury(slot, job)
+            return self._bury(slot)
+        if "begun" in message:
+            worker.begun()
+            return None
         if "progress" in message:
+            if worker.is_late:
+                return self._bury(slot, late=True)
             return Progress(job=job, value=message["progress"])
         worker.job = None
         if "done" in message:
             return Done(job=job, value=message["done"])
+        if message["died"]:
+            self._dismiss(slot)
         return Failed(
             job=job,
             cause=message["failed"],
             detail=message["detail"],
             fixable=message["fixable"],
+            died=message["died"],
+            stops=message["stops"],
         )
 
     def answer(self, job: str, *, go_on: bool) -> None:
@@ -122,16 +180,20 @@ class LocalExecutor:
                 with contextlib.suppress(OSError):
                     send(worker.connection, {"job": None})
             else:
-                worker.process.kill()
-        for worker in self._workers.values():
-            worker.connection.close()
-            try:
-                worker.process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-        self._workers.clear()
+                worker.kill()
+        for slot in list(self._workers):
+            self._dismiss(slot)
         self._listener.close()
+
+    def _dismiss(self, slot: int) -> None:
+        """Wait for the end of a worker that is about to end."""
+        worker = self._workers.pop(slot)
+        worker.connection.close()
+        try:
+            worker.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.process.wait()
 
     def _idle_worker(self) -> _Worker:
         for slot in range(self.slots):
@@ -189,15 +251,24 @@ class LocalExecutor:
             receive(accepted[0])  # its hello
         return accepted[0]
 
-    def _bury(self, slot: int, job: str) -> Failed:
+    def _bury(self, slot: int, *, late: bool = False) -> Failed:
+        """Say how a worker ended, or end one that is late."""
         worker = self._workers.pop(slot)
+        assert worker.job is not None
+        if late:
+            worker.kill()
         worker.connection.close()
         code = worker.process.wait()
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
         tail = worker.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return Failed(
-            job=job,
-            cause=f"Its worker process ended unexpectedly ({how}); see {worker.log}.",
-            detail="\n".join(tail),
-            died=True,
-        )
+        if late:
+            cause = f"It took longer than {worker.limit:g} s, so its worker was ended."
+        else:
+            cause = f"Its worker process ended unexpectedly ({_ended(code)}); see {worker.log}."
+        return Failed(job=worker.job, cause=cause, detail="\n".join(tail), died=True)
+
+
+def _ended(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    killed = ", as when memory runs out" if -code == signal.SIGKILL else ""
+    return f"signal {-code}{killed}"

@@ -31,6 +31,7 @@ def main(greeting: dict[str, Any]) -> None:
             try:
                 if context is None:
                     context = opening()
+                send(connection, {"begun": True})
                 _run(connection, context, order)
             except (EOFError, OSError, AutopruneError, Exception) as error:
                 if isinstance(error, (EOFError, BrokenPipeError, ConnectionError)):
@@ -38,8 +39,16 @@ def main(greeting: dict[str, Any]) -> None:
                 failed = failure(order["job"], error)
                 send(
                     connection,
-                    {"failed": failed.cause, "detail": failed.detail, "fixable": failed.fixable},
+                    {
+                        "failed": failed.cause,
+                        "detail": failed.detail,
+                        "fixable": failed.fixable,
+                        "died": failed.died,
+                        "stops": failed.stops,
+                    },
                 )
+                if failed.died:  # what is left of it may be in the next job's way
+                    return
     except (EOFError, BrokenPipeError, ConnectionError):
         os._exit(0)  # the driver is gone: nobody is left to work for
 

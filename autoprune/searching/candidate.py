@@ -50,6 +50,8 @@ class Candidate:
     """Validation score after the cut (epoch 0) and after each epoch."""
     seed: int | None = None
     """What its training was seeded with."""
+    sha256: str | None = None
+    """Of its weights' file; None if an earlier version wrote it."""
 
     @property
     def widths(self) -> Mapping[str, int]:
@@ -77,6 +79,7 @@ class Candidate:
             epochs=value["epochs"],
             curve=tuple(value["curve"]),
             seed=value.get("seed"),
+            sha256=value.get("sha256"),
         )
 
 

@@ -22,8 +22,14 @@ EPOCHS, PARENT = "epochs", "parent"
 RETRY_OF, ATTEMPT = "retry_of", "attempt"
 """User attributes of a trial that is tried again: the number of the first attempt, and how often
 its worker has died."""
+RESUMED = "resumed_epochs"
+"""User attribute: how many of its epochs an earlier attempt trained and has on record."""
+WORK = "work"
+"""User attribute of a trial: a digest of its plan, parent and seed, which fix what it comes to."""
+CAUSE = "cause"
+"""User attribute of a failed trial: why it failed, in a line."""
 INTERRUPTED = "interrupted"
-"""The `cause` of a trial that its user stopped."""
+"""The cause of a trial that its user stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +125,14 @@ def places_of(study: optuna.Study) -> dict[int, int]:
     """Return each trial's place in the search, by its number.
 
     A trial that is tried again, as its worker died or its user stopped it, takes the place of the
-    first attempt; the others are counted.
+    first attempt; the others are counted. One whose driver was killed while it was asked for never
+    began: the next one takes its place.
     """
     places: dict[int, int] = {}
     count = 0
     for trial in study.get_trials(deepcopy=False):
         first = places.get(trial.user_attrs.get(RETRY_OF, trial.number))
         places[trial.number] = count if first is None else first
-        count += first is None
+        began = trial.state != TrialState.FAIL or PARENT in trial.user_attrs
+        count += first is None and began
     return places

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -11,7 +12,19 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
-from autoprune.errors import AutopruneError, first_line
+from autoprune.errors import AutopruneError, first_line, is_full
+from autoprune.searching.history import EPOCHS, RESUMED
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Let Optuna log errors alone, as long as the context lasts."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def open_study(
@@ -31,7 +44,6 @@ def open_study(
     AutopruneError
         If the storage cannot be opened.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions = [
         StudyDirection.MAXIMIZE if higher else StudyDirection.MINIMIZE for _, higher in objectives
     ]
@@ -40,6 +52,8 @@ def open_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
     except Exception as error:
+        if is_full(error):
+            raise
         raise AutopruneError(
             f"The Optuna storage must be open to us, but opening it raised {first_line(error)}. "
             f"Check --storage."
@@ -67,8 +81,12 @@ def open_journal(path: Path) -> BaseStorage:
 
 
 def trained_epochs(study: optuna.Study) -> int:
-    """Return how many epochs all trials have trained, whatever became of them."""
-    return sum(t.user_attrs.get("epochs", 0) for t in study.get_trials(deepcopy=False))
+    """Return how many epochs all trials have trained, whatever became of them.
+
+    Those that an interrupted trial had trained, and that it went on from, count once.
+    """
+    known = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    return sum(attrs.get(EPOCHS, 0) - attrs.get(RESUMED, 0) for attrs in known)
 
 
 def ended_counts(study: optuna.Study) -> dict[str, int]:

@@ -93,7 +93,7 @@ class PruningSampler(BaseSampler):
     What is left of the budget goes where most hypervolume per epoch is expected: into the front's
     gaps, with other allocations and recipes, and into training its members on.
 
-    A proposal depends on the seed, the trial's number and the earlier trials, on nothing else.
+    A proposal depends on the seed, the trial's place and the earlier trials, on nothing else.
 
     Attributes
     ----------
@@ -127,14 +127,14 @@ class PruningSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         context = self._context
-        rng = np.random.default_rng([context.seed, trial.number])
         places = places_of(study)
         place = places[trial.number]
+        rng = np.random.default_rng([context.seed, place])
         finished = self._history.finished(study)
         if place < len(self._opening.steps) or not finished:
             by_place = {places[f.number]: f for f in finished}
             return self._descend(rng, place % len(self._opening.steps), by_place)
-        cost = context.costs[trial.number % len(context.costs)]
+        cost = context.costs[place % len(context.costs)]
         members = front(finished, cost)
         moves = Moves(
             finished,

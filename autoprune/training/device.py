@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -65,3 +67,40 @@ def worker_environments() -> list[dict[str, str]]:
 def use_one_thread() -> None:
     """Give this process one compute thread: workers share the cores, threads would fight."""
     torch.set_num_threads(1)
+
+
+class OwnRandomState:
+    """A context in which random numbers are drawn from states of its own.
+
+    They are those of torch, NumPy and Python. Whenever it is left, the caller's are as they were;
+    when it is entered again, its own go on.
+    """
+
+    def __init__(self) -> None:
+        self._own: tuple[Any, ...] | None = None
+        self._callers: tuple[Any, ...] | None = None
+
+    def __enter__(self) -> None:
+        self._callers = _random_state()
+        if self._own is not None:
+            _set_random_state(self._own)
+
+    def __exit__(self, *_: object) -> None:
+        assert self._callers is not None
+        self._own = _random_state()
+        _set_random_state(self._callers)
+
+
+def _random_state() -> tuple[Any, ...]:
+    begun: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = torch.cuda.get_rng_state_all() if begun else []
+    return torch.get_rng_state(), gpus, np.random.get_state(), random.getstate()
+
+
+def _set_random_state(state: tuple[Any, ...]) -> None:
+    cpu, gpus, numpys, pythons = state
+    torch.set_rng_state(cpu)
+    if gpus:
+        torch.cuda.set_rng_state_all(gpus)
+    np.random.set_state(numpys)
+    random.setstate(pythons)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from autoprune.errors import TrialError
 from autoprune.pruning.plan import FineTune
+from autoprune.training.checkpoint import Training, TrainingState
 from autoprune.training.device import autocast, device_of
 from autoprune.training.distill import Teacher, to_batch
 from autoprune.training.regularise import Regulariser
 from autoprune.training.task import Batch, Task
+
+Keep = Callable[[Callable[[], TrainingState | None]], None]
+"""Is offered a function that returns where training stands."""
 
 WARMUP = 0.2
 """Share of the steps in which the learning rate rises."""
@@ -41,6 +46,8 @@ def finetune(
     teacher: Teacher | None = None,
     seed: int = 0,
     regulariser: Regulariser | None = None,
+    start: TrainingState | None = None,
+    keep: Keep | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` in place and yield its validation score after each epoch.
 
@@ -60,6 +67,11 @@ def finetune(
         Fixes the order of the data and the dropout masks.
     regulariser
         What else acts on the weights; by default nothing.
+    start
+        Where an earlier run of the same training stood: it goes on with the next epoch, and comes
+        to the very same. All else is given as it was at first.
+    keep
+        Is offered the state after every epoch, once the caller has asked for more.
 
     Raises
     ------
@@ -72,7 +84,12 @@ def finetune(
     extra = regulariser or Regulariser()
     optimizer = _optimizer(model, settings, extra)
     schedule = LambdaLR(optimizer, _one_cycle(max(step_count(task, settings, seed=seed), 1)))
-    for epoch in range(1, settings.epochs + 1):
+    training = Training(
+        model=model, optimizer=optimizer, schedule=schedule, regulariser=extra, device=device
+    )
+    if start is not None:
+        training.load(start)
+    for epoch in range(1 if start is None else start.epoch + 1, settings.epochs + 1):
         model.train()
         total = torch.zeros((), device=device)
         count = 0
@@ -101,6 +118,8 @@ def finetune(
             with extra.settled():
                 valid = scored(task, model, epoch, settings)
         yield Epoch(epoch=epoch, loss=mean, valid=valid)
+        if keep is not None:
+            keep(partial(training.state, epoch))
 
 
 def loss_of(

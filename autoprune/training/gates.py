@@ -8,7 +8,7 @@ their gates do; training goes on under both, so that what is left in the end is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,6 +92,36 @@ class Gated(Regulariser):
         self._shown = {}
 
 
+class Drawn(Gated):
+    """Gates that are drawn anew for each step."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope.groups)
+        self._scope = scope
+        self._step = 0
+
+    def after_step(self, lr: float) -> None:
+        self._step += 1
+
+    def own(self) -> list[Tensor]:
+        """Return the tensors that are trained along."""
+        return [tensor for group in self.trained() for tensor in group["params"]]
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "step": torch.tensor(self._step),
+            "random": self._scope.generator.get_state(),
+            **{f"own.{number}": tensor for number, tensor in enumerate(self.own())},
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._step = int(state["step"])
+        self._scope.generator.set_state(state["random"])
+        with torch.no_grad():
+            for number, tensor in enumerate(self.own()):
+                tensor.copy_(state[f"own.{number}"])
+
+
 RAMP = 0.5
 """Share of the steps after which the dropout rate has its full height."""
 LEFT = 1e-3
@@ -105,21 +135,13 @@ class Closed(Gated):
         return [(None, group.full(0.0)) for group in self.groups]
 
 
-class TargetedDropout(Gated):
+class TargetedDropout(Drawn):
     """Gomez et al. 2019: units among the lowest-|w| gamma-fraction drop with probability alpha.
 
     gamma is the plan's sparsity in each group, |w| the L2 norm of the kernels that produce the
     channel; alpha rises from 0 to its height in the first half of the steps. In the end the
     targeted channels are multiplied by their mean gate, 1 - alpha. Usual strength: alpha = 1.
     """
-
-    def __init__(self, scope: Scope) -> None:
-        super().__init__(scope.groups)
-        self._scope = scope
-        self._step = 0
-
-    def after_step(self, lr: float) -> None:
-        self._step += 1
 
     def factors(self, *, settled: bool) -> list[Factors]:
         alpha = min(self._step / (RAMP * self._scope.steps), 1.0) * min(self._scope.strength, 1.0)
@@ -151,7 +173,7 @@ VARIANCE_TRAVEL, MEAN_TRAVEL = 16.0, 8.0
 """Learning rates of the posterior, as how far all steps together can take it."""
 
 
-class VariationalDropout(Gated):
+class VariationalDropout(Drawn):
     """Sparse variational dropout (Kingma et al. 2015; Molchanov et al. 2017) with noise by channel.
 
     A channel is multiplied by z ~ N(mu, sigma^2), alpha = sigma^2 / mu^2, as in Louizos et al.
@@ -162,9 +184,7 @@ class VariationalDropout(Gated):
     """
 
     def __init__(self, scope: Scope) -> None:
-        super().__init__(scope.groups)
-        self._scope = scope
-        self._step = 0
+        super().__init__(scope)
         self._means = [group.full(1.0).requires_grad_() for group in scope.groups]
         self._variances = [
             group.full(START_LOG_VARIANCE).requires_grad_() for group in scope.groups
@@ -181,9 +201,6 @@ class VariationalDropout(Gated):
         warm = min(self._step / (RAMP * self._scope.steps), 1.0)
         divergence = torch.stack([self._divergence(a) for a in self._log_alphas()]).sum()
         return KL_WEIGHT * self._scope.strength * self._scope.stake * warm * divergence
-
-    def after_step(self, lr: float) -> None:
-        self._step += 1
 
     def factors(self, *, settled: bool) -> list[Factors]:
         found: list[Factors] = []
@@ -242,7 +259,7 @@ START_LOG_ALPHA = 0.0
 GATE_TRAVEL = 24.0
 
 
-class HardConcrete(Gated):
+class HardConcrete(Drawn):
     """Louizos et al. 2018: hard concrete gates on channels, and a penalty on how many are open.
 
     In the end a channel's readers get the gate without noise, its kernels the probability that it
@@ -251,8 +268,7 @@ class HardConcrete(Gated):
     """
 
     def __init__(self, scope: Scope) -> None:
-        super().__init__(scope.groups)
-        self._scope = scope
+        super().__init__(scope)
         self._log_alphas = [group.full(START_LOG_ALPHA).requires_grad_() for group in scope.groups]
 
     def trained(self) -> list[dict[str, Any]]:

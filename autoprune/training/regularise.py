@@ -44,6 +44,17 @@ class Regulariser:
     def finish(self) -> None:
         """Run after the last step: leave the model as it is to be; without gradients."""
 
+    def state(self) -> dict[str, Tensor] | None:
+        """Return what changes from step to step, for a checkpoint; empty if nothing does.
+
+        None, as here for classes that do not say, means that it cannot be put where it stood: no
+        checkpoint is written then.
+        """
+        return {} if type(self) is Regulariser else None
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` returned; the rest is as it was made."""
+
 
 class StayingZero(Regulariser):
     """Keeps pruned weights at zero: after each step they are set to zero again.
@@ -60,6 +71,14 @@ class StayingZero(Regulariser):
     def after_step(self, lr: float) -> None:
         for parameter, mask in self._masks:
             parameter.mul_(mask.to(parameter.device))
+
+    def state(self) -> dict[str, Tensor]:
+        return {str(number): mask for number, (_, mask) in enumerate(self._masks)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._masks = [
+            (parameter, state[str(number)]) for number, (parameter, _) in enumerate(self._masks)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

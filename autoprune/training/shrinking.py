@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +45,14 @@ def typical(parts: Sequence[Part]) -> Tensor:
 L1_REACH = 6.0
 
 
-class L1(Regulariser):
+class Proximal(Regulariser):
+    """A regulariser whose thresholds are fixed when training begins."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+
+class L1(Proximal):
     """Proximal L1 (Tibshirani 1996; for networks Han et al. 2015, Li et al. 2017).
 
     w <- sign(w) max(|w| - lr lambda_c, 0) after each step, for each weight that produces channel
@@ -92,7 +99,7 @@ def _shrunk(
 LASSO_REACH = 6.0
 
 
-class GroupLasso(Regulariser):
+class GroupLasso(Proximal):
     """Yuan & Lin 2006; Wen et al. 2016: proximal group lasso over a group's channels.
 
     w_c <- w_c max(1 - lr lambda_c sqrt(n) / ||w_c||, 0) after each step, w_c being all n numbers
@@ -114,7 +121,7 @@ class GroupLasso(Regulariser):
 GAMMA_REACH = 5.0
 
 
-class BatchNormL1(Regulariser):
+class BatchNormL1(Proximal):
     """Liu et al. 2017 (network slimming): L1 on BatchNorm's gammas, as a proximal step.
 
     gamma_c <- gamma_c max(1 - lr lambda_c / |gamma_c|, 0), jointly over coupled norms. What else
@@ -159,3 +166,9 @@ class GrowingL2(Regulariser):
         self._step += 1
         for group, mask in self._masks:
             scale(group.parts, 1 - mask * min(lr * self._delta * self._step, 1.0))
+
+    def state(self) -> dict[str, Tensor]:
+        return {"step": torch.tensor(self._step)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._step = int(state["step"])

@@ -18,9 +18,10 @@ from torch import nn
 from autoprune.errors import unknown
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import FineTune, Sparsify
+from autoprune.training.checkpoint import TrainingState
 from autoprune.training.device import device_of
 from autoprune.training.distill import Teacher, to_batch
-from autoprune.training.finetune import Epoch, finetune, loss_of, step_count, total_rate
+from autoprune.training.finetune import Epoch, Keep, finetune, loss_of, step_count, total_rate
 from autoprune.training.gates import Closed, HardConcrete, TargetedDropout, VariationalDropout
 from autoprune.training.regularise import Channels, Regulariser, Scope, channels_of
 from autoprune.training.shrinking import L1, BatchNormL1, GroupLasso, GrowingL2
@@ -94,6 +95,8 @@ def sparsify(
     doomed: Mapping[str, Sequence[int]] | None = None,
     teacher: Teacher | None = None,
     seed: int = 0,
+    start: TrainingState | None = None,
+    keep: Keep | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` in place with a sparsifier and yield its validation score after each epoch.
 
@@ -108,7 +111,7 @@ def sparsify(
         Describes `model`.
     doomed
         Channels that the plan would remove, by group; what `needs_targets` asks for.
-    teacher, seed
+    teacher, seed, start, keep
         As in `finetune`.
 
     Raises
@@ -133,7 +136,16 @@ def sparsify(
                     generator=torch.Generator(device_of(model)).manual_seed(seed),
                 )
             )
-    yield from finetune(model, task, settings, teacher=teacher, seed=seed, regulariser=regulariser)
+    yield from finetune(
+        model,
+        task,
+        settings,
+        teacher=teacher,
+        seed=seed,
+        regulariser=regulariser,
+        start=start,
+        keep=keep,
+    )
 
 
 @torch.no_grad()

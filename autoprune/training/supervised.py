@@ -13,6 +13,7 @@ from autoprune.errors import AutopruneError, unknown
 from autoprune.pruning.forward import batch_size_of, call, map_tensors, tensors_of
 from autoprune.training.data import ArraySplit, LoaderSplit, as_split
 from autoprune.training.device import autocast, device_of, to_device
+from autoprune.training.fingerprints import content_digest
 from autoprune.training.scoring import Scorer, binary_accuracy, get_scorer
 from autoprune.training.task import Batch, Batches, Split
 from autoprune.training.yardstick import (
@@ -131,6 +132,13 @@ class SupervisedTask:
     @property
     def has_test(self) -> bool:
         return "test" in self._splits
+
+    def fingerprint(self, split: Split) -> str | None:
+        """Return a digest of a split that is held in memory; None for any other."""
+        held = self._splits[split]
+        if not isinstance(held, ArraySplit):
+            return None
+        return content_digest([*tensors_of(held.inputs), *tensors_of(held.targets)])
 
     def batches(self, split: Split, *, batch_size: int, seed: int | None) -> Batches:
         if split not in self._splits:

@@ -20,10 +20,9 @@ from torch import nn
 import autoprune
 from autoprune.errors import AutopruneError
 from autoprune.pruning.cut import cut
-from autoprune.pruning.files import write_json
+from autoprune.pruning.files import checksum, write_json
 from autoprune.pruning.plan import FineTune, Plan
 from autoprune.pruning.weights import save_model
-from autoprune.results.load import checksum
 
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
 ABSENT = "absent"

@@ -15,11 +15,15 @@ import pytest
 from helpers import (
     ROOT,
     count,
+    crawl,
+    eat,
     end_itself,
     fail,
+    hang,
     meet,
     open_context,
     open_nothing,
+    open_slowly,
     remember,
     sleep,
 )
@@ -46,11 +50,14 @@ Make = Callable[..., Executor]
 def make_local(tmp_path: Path) -> Iterator[Make]:
     made: list[Executor] = []
 
-    def make(opening: Callable[..., object] = open_context, workers: int = 1) -> Executor:
+    def make(
+        opening: Callable[..., object] = open_context, workers: int = 1, **more: Any
+    ) -> Executor:
         executor = LocalExecutor(
             Opening(function=reference(opening), spec={"word": "bone"}),
             workers=workers,
             log_folder=tmp_path / "logs",
+            **more,
         )
         made.append(executor)
         return executor
@@ -199,6 +206,76 @@ def test_close_leaves_no_process_idle_or_busy(make_local: Make) -> None:
     executor.close()
     assert worker_processes() == []
     assert time.monotonic() - started < 5
+
+
+def test_a_job_that_takes_too_long_is_ended_with_its_worker(
+    make_local: Make, tmp_path: Path
+) -> None:
+    executor = make_local(workers=2, limits={reference(hang): 0.5})
+    executor.submit("steady", sleep, seconds=1.5)
+    executor.submit("stuck", hang, folder=str(tmp_path))
+    for _ in range(2):
+        event = executor.next_event()
+        assert isinstance(event, Progress)
+        executor.answer(event.job, go_on=True)
+    started = time.monotonic()
+    late = executor.next_event()
+    assert 0.3 < time.monotonic() - started < 5
+    assert isinstance(late, Failed)
+    assert (late.job, late.died, late.fixable) == ("stuck", True, False)
+    assert "longer than 0.5 s" in late.cause
+    child = psutil.Process(int((tmp_path / "child").read_text())) if _lives(tmp_path) else None
+    assert child is None or not alive(child)
+    executor.submit("next", count, up_to=1)  # and its slot is free
+    done = {}
+    while len(done) < 2:
+        event = executor.next_event()
+        if isinstance(event, Progress):
+            executor.answer(event.job, go_on=True)
+        else:
+            done[event.job] = event
+    assert done == {
+        "steady": Done(job="steady", value={}),
+        "next": Done(job="next", value={"heard": [True]}),
+    }
+
+
+def _lives(folder: Path) -> bool:
+    return psutil.pid_exists(int((folder / "child").read_text()))
+
+
+def test_a_job_that_tells_of_progress_is_late_all_the_same(make_local: Make) -> None:
+    executor = make_local(limits={reference(crawl): 0.6})
+    executor.submit("slow", crawl, seconds=0.1)
+    events = finish(executor)
+    assert 2 <= len(events) < 12
+    assert isinstance(events[-1], Failed)
+    assert events[-1].died
+
+
+def test_the_time_to_open_the_context_is_not_the_jobs(make_local: Make) -> None:
+    executor = make_local(open_slowly, limits={reference(count): 0.5})
+    executor.submit("a", count, up_to=1)
+    assert finish(executor)[-1] == Done(job="a", value={"heard": [True]})
+
+
+@pytest.mark.parametrize("kind", ["python", "torch", "gpu"])
+def test_a_job_without_memory_is_cut_short_and_its_process_replaced(make: Make, kind: str) -> None:
+    executor = make()
+    executor.submit("greedy", eat, kind=kind)
+    events = finish(executor)
+    assert isinstance(events[0], Progress)
+    greedy_pid = events[0].value
+    failed = events[-1]
+    assert isinstance(failed, Failed)
+    assert failed.died
+    assert "no memory left" in failed.cause
+    executor.submit("next", sleep, seconds=0.0)
+    events = finish(executor)
+    assert isinstance(events[0], Progress)
+    assert events[-1] == Done(job="next", value={})
+    replaced = isinstance(executor, LocalExecutor)
+    assert (events[0].value != greedy_pid) == replaced
 
 
 DRIVER = """
