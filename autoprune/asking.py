@@ -16,10 +16,12 @@ from autoprune.searching.candidate import DENSE, FINAL, Candidate, trial_name
 from autoprune.searching.history import (
     ATTEMPT,
     EPOCHS,
+    FIXED,
     PARENT,
     RESUMED,
     RETRY_OF,
     WORK,
+    began,
     places_of,
 )
 from autoprune.searching.proxies import PREDICTED
@@ -171,6 +173,8 @@ class Asker:
         attempt = known.get(ATTEMPT, 0) + counted
         params = self._params_of(trial)
         first = known.get(RETRY_OF, trial.number)
+        if isinstance(trial, FrozenTrial) and not began(trial):
+            return
         if attempt > RETRIES or params is None or _waits(study, first):
             return
         again = {RETRY_OF: first, ATTEMPT: attempt}
@@ -182,7 +186,7 @@ class Asker:
         if self._is_whole(trial):
             return trial.params
         # One from the queue is given them at first.
-        given: dict[str, Any] | None = getattr(trial, "system_attrs", {}).get("fixed_params")
+        given: dict[str, Any] | None = getattr(trial, "system_attrs", {}).get(FIXED)
         return given
 
     def sparsified(self, study: optuna.Study, parent: str) -> set[str]:

@@ -45,7 +45,7 @@ from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
 from autoprune.tracked import search_params, search_tags, setting_tags, totals
-from autoprune.training.device import OwnRandomState, worker_environments
+from autoprune.training.device import OwnRandomState, kernel_caches, worker_environments
 
 
 class SearchRun:
@@ -174,9 +174,15 @@ class SearchRun:
             self.opening,
             workers=workers,
             log_folder=self.store.logs,
-            environments=worker_environments() if self.study.device == "auto" else ({},),
+            environments=self._environments(),
             limits=None if limit is None else {reference(jobs.evaluate): limit},
         )
+
+    def _environments(self) -> list[dict[str, str]]:
+        """Return the variables that workers get, in turn."""
+        own = worker_environments() if self.study.device == "auto" else [{}]
+        layers = sum(len(shape) > 1 for shape in self.grouping.shapes.values())
+        return [kernel_caches(layers) | each for each in own]
 
     def _open_tracker(self, search_id: str) -> Tracker:
         uri = self.settings.tracking_uri

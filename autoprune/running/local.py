@@ -39,8 +39,6 @@ _BOOTSTRAP = (
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # Every plan has other shapes: the default of 1,024 kernels kept would only cost memory.
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
 }
 LOG_TAIL_LINES = 5
 OPENING_SECONDS = 600.0

@@ -26,6 +26,8 @@ RESUMED = "resumed_epochs"
 """User attribute: how many of its epochs an earlier attempt trained and has on record."""
 WORK = "work"
 """User attribute of a trial: a digest of its plan, parent and seed, which fix what it comes to."""
+FIXED = "fixed_params"
+"""System attribute, Optuna's own, of a trial that was in the queue: the parameters it is given."""
 CAUSE = "cause"
 """User attribute of a failed trial: why it failed, in a line."""
 INTERRUPTED = "interrupted"
@@ -133,6 +135,13 @@ def places_of(study: optuna.Study) -> dict[int, int]:
     for trial in study.get_trials(deepcopy=False):
         first = places.get(trial.user_attrs.get(RETRY_OF, trial.number))
         places[trial.number] = count if first is None else first
-        began = trial.state != TrialState.FAIL or PARENT in trial.user_attrs
-        count += first is None and began
+        count += first is None and (trial.state != TrialState.FAIL or began(trial))
     return places
+
+
+def began(trial: FrozenTrial) -> bool:
+    """Return whether a trial was given a parent, or was in the queue.
+
+    Another one's driver was killed while it was asked for: the sampler is asked for it again.
+    """
+    return PARENT in trial.user_attrs or FIXED in trial.system_attrs

@@ -64,6 +64,22 @@ def worker_environments() -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": name} for name in names] or [{}]
 
 
+KERNELS_A_LAYER = 8
+"""Forward, backward and weight gradient, at the batch sizes of training and of scoring."""
+FEWEST_KERNELS, MOST_KERNELS = 16, 512
+
+
+def kernel_caches(layers: int) -> dict[str, str]:
+    """Return the variables that keep torch from hoarding kernels for shapes that are gone.
+
+    oneDNN and torch's own layer above it keep 1,024 kernels each by default. Every plan has other
+    shapes, so a worker's memory would grow with each trial; what one model of so many `layers`
+    needs is kept.
+    """
+    kept = str(min(max(KERNELS_A_LAYER * layers, FEWEST_KERNELS), MOST_KERNELS))
+    return {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": kept, "LRU_CACHE_CAPACITY": kept}
+
+
 def use_one_thread() -> None:
     """Give this process one compute thread: workers share the cores, threads would fight."""
     torch.set_num_threads(1)

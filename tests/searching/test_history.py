@@ -14,7 +14,9 @@ def study_of(*retries: int | None) -> optuna.Study:
     for first in retries:
         if first is not None:
             study.enqueue_trial({}, user_attrs={RETRY_OF: first})
-        study.tell(study.ask(), state=TrialState.FAIL)
+        trial = study.ask()
+        trial.set_user_attr(PARENT, "dense")
+        study.tell(trial, state=TrialState.FAIL)
     return study
 
 
@@ -25,6 +27,17 @@ def test_places_are_counted() -> None:
 def test_a_trial_that_is_tried_again_takes_its_own_place_and_no_other() -> None:
     # Three attempts at trial 1, between others that have places of their own.
     assert places_of(study_of(None, None, 1, None, 1, None)) == {0: 0, 1: 1, 2: 1, 3: 2, 4: 1, 5: 3}
+
+
+def test_the_next_one_takes_the_place_of_a_trial_that_never_began() -> None:
+    study = study_of(None)
+    study.tell(study.ask(), state=TrialState.FAIL)  # its driver was killed while it was asked for
+    study.ask()
+    assert places_of(study) == {0: 0, 1: 1, 2: 1}
+    study.enqueue_trial({})
+    study.tell(study.ask(), state=TrialState.FAIL)  # a user's own wish is not asked for again
+    study.ask()
+    assert places_of(study) == {0: 0, 1: 1, 2: 1, 3: 2, 4: 3}
 
 
 def test_an_attempt_that_waits_leaves_its_place_alone() -> None:
