@@ -108,6 +108,7 @@ def test_a_parent_is_kept_while_a_trial_waits_for_it(tmp_path: Path) -> None:
     opened, store = study_of(out), Store(out)
     parent, *_ = sorted(set(candidates_of(out)) - kept(out))
     store.weights(parent).write_bytes(store.weights(DENSE).read_bytes())
+    store.save_candidate(replace(store.load_candidate(parent), sha256=None))  # not what it was
     waiting = opened.trials[store.load_candidate(parent).trial].params
     opened.enqueue_trial(waiting, user_attrs={"parent": parent, "retry_of": 99, "attempt": 1})
     run.search(study, out=out, **settings)  # the budget leaves nothing to start

@@ -16,7 +16,7 @@ from autoprune.pruning.cost import CostModel
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.descents import Opening
 from autoprune.searching.forecast import Forecast
-from autoprune.searching.history import PARAMS, RETRY_OF, VALID, Finished, History, front
+from autoprune.searching.history import PARAMS, PARENT, RETRY_OF, VALID, Finished, History, front
 from autoprune.searching.lineage import choose_parent, covers
 from autoprune.searching.moves import Proposal
 from autoprune.searching.pareto import pareto
@@ -63,6 +63,7 @@ def run(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         for number in range(trials):
             trial = study.ask(SPACE.distributions)
+            trial.set_user_attr(PARENT, "dense")  # it began
             if ended and number in ended:
                 study.tell(trial, state=ended[number])
                 continue
@@ -297,6 +298,7 @@ def test_a_trial_that_is_tried_again_takes_no_place_of_the_chain() -> None:
     plain = run("pruning", trials=5, budget=20)
     study = run("pruning", trials=3, budget=20)
     stopped = study.ask(SPACE.distributions)
+    stopped.set_user_attr(PARENT, "dense")
     study.tell(stopped, state=TrialState.FAIL)
     study.enqueue_trial(stopped.params, user_attrs={"retry_of": stopped.number})
     again = study.ask(SPACE.distributions)
