@@ -324,6 +324,15 @@ def test_an_altered_plan_is_refused(
         autoprune.load(exported, model=net)
 
 
+@pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
+def test_an_altered_program_is_refused(exported: Path, net: nn.Module, name: str) -> None:
+    content = bytearray((exported / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (exported / name).write_bytes(bytes(content))
+    with pytest.raises(AutopruneError, match=rf"{name} must have the checksum .*altered"):
+        autoprune.load(exported, model=net)
+
+
 def test_a_torn_plan_and_a_missing_folder_are_refused(exported: Path, net: nn.Module) -> None:
     file = exported / "plan.json"
     file.write_bytes(file.read_bytes()[:50])
