@@ -16,7 +16,15 @@ from autoprune.pruning.cost import CostModel
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.descents import Opening
 from autoprune.searching.forecast import Forecast
-from autoprune.searching.history import PARAMS, RETRY_OF, VALID, Finished, finished_trials, front
+from autoprune.searching.history import (
+    PARAMS,
+    PARENT,
+    RETRY_OF,
+    VALID,
+    Finished,
+    finished_trials,
+    front,
+)
 from autoprune.searching.lineage import choose_parent, covers
 from autoprune.searching.moves import Proposal
 from autoprune.searching.pareto import pareto
@@ -64,6 +72,7 @@ def run(
         for number in range(trials):
             trial = study.ask(SPACE.distributions)
             if ended and number in ended:
+                trial.set_user_attr(PARENT, "dense")
                 study.tell(trial, state=ended[number])
                 continue
             if "macs" in changes.get("costs", ()):
@@ -297,6 +306,7 @@ def test_a_trial_that_is_tried_again_takes_no_place_of_the_chain() -> None:
     plain = run("pruning", trials=5, budget=20)
     study = run("pruning", trials=3, budget=20)
     stopped = study.ask(SPACE.distributions)
+    stopped.set_user_attr(PARENT, "dense")
     study.tell(stopped, state=TrialState.FAIL)
     study.enqueue_trial(stopped.params, user_attrs={"retry_of": stopped.number})
     again = study.ask(SPACE.distributions)
