@@ -137,6 +137,7 @@ class SearchRun:
             driver.park(final_study)
             self._export_so_far(executor, dense, driver, study, final_study)
             raise
+        self.store.drop_checkpoints()
         return self._export(executor, dense, chosen, driver, study, final_study)
 
     def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from string import Template
 from typing import Any
 
 from autoprune.errors import AutopruneError
+from autoprune.pruning.files import write_whole
 
 Job = Generator[Any, bool, Any]
 ROOT = Path(__file__).parents[1]
@@ -257,3 +259,14 @@ def eat(context: dict[str, Any], *, kind: str) -> Job:
     if kind == "gpu":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def fill(context: dict[str, Any], *, folder: str) -> Job:
+    """Write more than the process may: the very error is real."""
+    yield {}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        write_whole(Path(folder) / "large", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -28,6 +28,7 @@ from autoprune import run
 from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.cost import CostModel
+from autoprune.pruning.weights import file_digest
 from autoprune.results.store import Store
 from autoprune.running.executor import Event, Failed
 from autoprune.searching.candidate import DENSE, Candidate, trial_name
@@ -108,7 +109,8 @@ def test_a_parent_is_kept_while_a_trial_waits_for_it(tmp_path: Path) -> None:
     opened, store = study_of(out), Store(out)
     parent, *_ = sorted(set(candidates_of(out)) - kept(out))
     store.weights(parent).write_bytes(store.weights(DENSE).read_bytes())
-    store.save_candidate(replace(store.load_candidate(parent), sha256=None))  # not what it was
+    digest = file_digest(store.weights(DENSE))
+    store.save_candidate(replace(store.load_candidate(parent), sha256=digest))
     waiting = opened.trials[store.load_candidate(parent).trial].params
     opened.enqueue_trial(waiting, user_attrs={"parent": parent, "retry_of": 99, "attempt": 1})
     run.search(study, out=out, **settings)  # the budget leaves nothing to start

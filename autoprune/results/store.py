@@ -181,6 +181,10 @@ class Store:
     def drop_checkpoint(self, name: str) -> None:
         self.checkpoint(name).unlink(missing_ok=True)
 
+    def drop_checkpoints(self) -> None:
+        """Delete those of trials that nobody goes on with, as when a worker died too often."""
+        shutil.rmtree(self.underway, ignore_errors=True)
+
     def save_candidate(self, candidate: Candidate) -> None:
         content = candidate.to_json()
         file = self.folder(candidate.name) / "candidate.json"

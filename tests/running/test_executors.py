@@ -19,6 +19,7 @@ from helpers import (
     eat,
     end_itself,
     fail,
+    fill,
     hang,
     meet,
     open_context,
@@ -126,6 +127,15 @@ def test_a_failing_job_says_why_and_whether_it_can_be_mended(make: Make, after: 
     assert "in fail" in theirs.detail
     executor.submit("next", count, up_to=1)
     assert isinstance(finish(executor)[-1], Done)
+
+
+def test_a_full_disk_is_told_as_what_stops_all(make: Make, tmp_path: Path) -> None:
+    executor = make()
+    executor.submit("a", fill, folder=str(tmp_path))
+    failed = finish(executor)[-1]
+    assert isinstance(failed, Failed)
+    assert (failed.stops, failed.fixable, failed.died) == (True, True, False)
+    assert "room to write" in failed.cause
 
 
 def test_a_context_that_cannot_be_opened_fails_its_job(make: Make) -> None:
