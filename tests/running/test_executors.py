@@ -235,7 +235,7 @@ def test_a_job_that_takes_too_long_is_ended_with_its_worker(
     assert (late.job, late.died, late.fixable) == ("stuck", True, False)
     assert "longer than 0.5 s" in late.cause
     child = psutil.Process(int((tmp_path / "child").read_text())) if _lives(tmp_path) else None
-    assert child is None or not alive(child)
+    assert child is None or ended(child)
     executor.submit("next", count, up_to=1)  # and its slot is free
     done = {}
     while len(done) < 2:
@@ -327,6 +327,14 @@ def test_workers_do_not_outlive_a_killed_driver(tmp_path: Path) -> None:
         while any(alive(worker) for worker in workers):
             assert time.monotonic() < deadline, "a worker outlived its driver by 3 s"
             time.sleep(0.05)
+
+
+def ended(process: psutil.Process, *, within: float = 10.0) -> bool:
+    """Wait for the end of a process that was killed: that takes a moment."""
+    deadline = time.monotonic() + within
+    while alive(process) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(process)
 
 
 def alive(process: psutil.Process) -> bool:
