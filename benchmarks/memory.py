@@ -1,6 +1,8 @@
-"""Memory of one worker over many trials of different plans; figures in RESULTS.md.
+"""Memory of one worker over many trials of different plans.
 
-python benchmarks/memory.py [--trials 50]
+    python benchmarks/memory.py [--study digits] [--trials 50] [--write]
+
+`--write` puts the table into RESULTS.md.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from results_file import wrapped, write_section
 
 from autoprune import jobs
 from autoprune.opening import opening_for
@@ -25,6 +28,13 @@ from autoprune.searching.candidate import DENSE
 from autoprune.study import find_study_file, load_study
 from autoprune.training.device import kernel_caches
 
+TITLE = "Memory of a worker"
+ABOUT = (
+    "`python benchmarks/memory.py`: megabytes (RSS) that one worker holds after each of 50 trials "
+    "of different plans on the built-in study, two epochs each, on a CPU. With torch's own caches, "
+    "kernels for shapes that never come again pile up; workers keep as many as one model needs "
+    "(`training.device.kernel_caches`)."
+)
 SHOWN = (1, 2, 5, 10, 20, 30, 40, 50)
 
 
@@ -72,18 +82,25 @@ def measured(study_file: Path, trials: int, environment: dict[str, str] | None) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", default="digits")
     parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     study = find_study_file(options.study).resolve()
     shown = [n for n in SHOWN if n <= options.trials]
-    print("| caches | " + " | ".join(f"trial {n}" for n in shown) + " | since the second |")
-    print("| --- |" + " --- |" * (len(shown) + 1))
+    lines = [
+        "| caches | " + " | ".join(f"trial {n}" for n in shown) + " | since the second |",
+        "| --- |" + " --- |" * (len(shown) + 1),
+    ]
+    print("\n".join(lines))
     for name, environment in (("torch's own", {}), ("as workers have them", None)):
         found = measured(study, options.trials, environment)
         cells = " | ".join(f"{found[n - 1]:.1f}" for n in shown)
-        print(f"| {name} | {cells} | {found[-1] - found[1]:+.1f} MB |", flush=True)
+        lines.append(f"| {name} | {cells} | {found[-1] - found[1]:+.1f} MB |")
+        print(lines[-1], flush=True)
+    if options.write:
+        write_section(TITLE, "\n".join([wrapped(ABOUT), "", *lines]))
 
 
 if __name__ == "__main__":
