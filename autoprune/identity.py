@@ -49,11 +49,9 @@ def identity_of(
         "accuracy_weight": settings.accuracy_weight if settings.objective == "weighted" else None,
         "seed": study.seed,
         "study_settings": asdict(study.space) | {"final_epochs": study.final_epochs},
-        "settings": _digest(asdict(study.space) | {"final_epochs": study.final_epochs}),
         "train": study.train and asdict(study.train),
         "checkpoint": _checkpoint_digest(study),
         "weights": _weights_digest(study, model),
-        "dense": _digest([study.train and asdict(study.train), _checkpoint_digest(study)]),
         "storage": settings.storage and _digest(redacted(settings.storage)),
         "data": {
             "train": split_fingerprint(study.task, "train"),

@@ -17,8 +17,6 @@ OPAQUE = {
     "checkpoint": "checkpoint",
     "weights": "model's weights",
     "storage": "storage",
-    "settings": "space or final epochs",
-    "dense": "dense model's training or checkpoint",
 }
 """What a digest stands for."""
 TOLERANCE = 1e-3
