@@ -129,6 +129,9 @@ class Agent:
             self._executor.close()
         if self._home is not None:
             shutil.rmtree(self._home, ignore_errors=True)
+        if self._lock is not None:
+            Path(self._lock.name).unlink(missing_ok=True)
+            self._lock.close()
 
     # --- its folder -------------------------------------------------------------------------
 
