@@ -139,7 +139,7 @@ def print_front(result: SearchResult) -> None:
         table.add_row(
             model.name,
             f"{model.params:,}",
-            f"{model.params / dense.params:.1%}",
+            f"{model.params / max(dense.params, 1):.1%}",
             f"{model.macs:,}",
             f"{model.size_bytes / 1024:,.1f} KB",
             f"{model.valid:.4f}",
@@ -215,8 +215,8 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
 def _output_console() -> Console:
     """Return a console on standard output that never breaks a table's cells in a pipe."""
     if sys.stdout.isatty():
-        return Console()
-    return Console(width=160)
+        return Console(markup=False)
+    return Console(width=160, markup=False)
 
 
 def _count(status: Status) -> str:

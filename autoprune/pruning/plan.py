@@ -90,7 +90,7 @@ class Plan:
                 reconstruct=bool(value["reconstruct"]),
                 granularity=value["granularity"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise AutopruneError(
                 f"A plan must have widths, criterion, finetune and kept, but reading it gave "
                 f"{type(error).__name__}: {error}. Was the file altered?"

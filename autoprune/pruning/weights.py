@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError
-from autoprune.pruning.files import write_whole
+from autoprune.pruning.files import check_regular, write_whole
 
 SEAL = "sealed"
 """Under which name a file's metadata has the checksum of all else that is in it."""
@@ -35,6 +35,7 @@ def file_digest(path: Path) -> str:
 def load_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a safetensors file; raise `AutopruneError` if it is missing, torn or altered."""
     try:
+        check_regular(path)
         if sha256 is not None and file_digest(path) != sha256:
             raise AutopruneError(
                 f"{path} must have the checksum that was recorded for it, but has another one: "
@@ -59,6 +60,7 @@ def save_sealed(path: Path, tensors: Mapping[str, Tensor], text: str = "") -> No
 def load_sealed(path: Path) -> tuple[dict[str, Tensor], str] | None:
     """Read what `save_sealed` wrote; None if it is not there, or was altered or cut short."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as opened:
             digest, _, text = (opened.metadata() or {}).get(SEAL, "").partition(" ")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
