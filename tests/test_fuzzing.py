@@ -347,6 +347,13 @@ def shown(result: SearchResult) -> None:
         ours(lambda m=model: result.load(m.name, model=nn.Linear(2, 2)))  # type: ignore[misc]
 
 
+def test_an_untouched_front_is_read(tmp_path: Path) -> None:
+    write_signed(tmp_path / "front.json", FRONT)
+    result = open_result(tmp_path)
+    assert [(m.name, m.params) for m in result.front] == [("t007", 1234), ("t003", 4321)]
+    shown(result)
+
+
 @pytest.mark.parametrize("signed", [False, True])
 @many
 @given(data=st.data())

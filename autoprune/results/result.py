@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from types import UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.files import read_signed
@@ -160,12 +160,12 @@ def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None
     value = read_signed(file, way_out="Run the same `autoprune search` again.", required=False)
     try:
         models = [_model(entry) for entry in (value["dense"], *value["front"])]
-        told = {f.name: value[f.name] for f in fields(SearchResult) if f.name in value}
-        told |= {"out": out.resolve(), "dense": models[0], "front": tuple(models[1:])}
-        hints = get_type_hints(SearchResult, localns={"nn": Any, "pd": Any})
-        for proxy in _checked(told, hints).get("proxies", {}).values():
+        told = _checked({name: value[name] for name in TOLD if name in value}, TOLD)
+        for proxy in told.get("proxies", {}).values():
             _checked({name: proxy[name] for name in PROXY}, PROXY)
-        return SearchResult(**told, build=build)
+        return SearchResult(
+            out=out.resolve(), dense=models[0], front=tuple(models[1:]), build=build, **told
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise AutopruneError(
             f"{file} must be what a search wrote, but reading it gave {first_line(error)}. "
@@ -173,7 +173,16 @@ def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None
         ) from error
 
 
-PROXY = {"within_sizes": float | None, "bins": int, "binned": int}
+TOLD: dict[str, Any] = {
+    "study": str,
+    "metric": str,
+    "higher_is_better": bool,
+    "trials": dict,
+    "epochs": int,
+    "proxies": dict,
+}
+"""What ``front.json`` says beside the models, and what that may be."""
+PROXY: dict[str, Any] = {"within_sizes": float | None, "bins": int, "binned": int}
 """What is shown of a proxy's correlations, and what that may be."""
 
 
@@ -191,7 +200,7 @@ def _checked(values: dict[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]
     for name, value in values.items():
         hint = hints[name]
         kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        allowed = [get_origin(kind) or kind for kind in kinds]
+        allowed = list(kinds)
         if float in allowed:
             allowed.append(int)
         odd = isinstance(value, str) and not value.isprintable()
