@@ -62,7 +62,9 @@ def test_where_lower_is_better_a_limit_is_an_upper_one(tmp_path: Path) -> None:
     assert pick(out, min_accuracy=2.5).model.name == "t002"
     assert pick(out, choose="smallest").model.name == "t002"  # a point is a hundredth of 2.0
     assert pick(out).model.name == "t003"
-    with pytest.raises(AutopruneError, match=r"a score of at most 1.5: the nearest are t003 .*t002"):
+    with pytest.raises(
+        AutopruneError, match=r"a score of at most 1.5: the nearest are t003 .*t002"
+    ):
         pick(out, min_accuracy=1.5)
 
 
@@ -137,7 +139,7 @@ def test_the_copy_has_every_file_of_the_export(out: Path, tmp_path: Path) -> Non
 def test_an_earlier_export_is_replaced_only_if_that_is_asked_for(out: Path, tmp_path: Path) -> None:
     to = tmp_path / "model"
     pick(out, max_params="9k", to=to)
-    with pytest.raises(AutopruneError, match="holds an exported model.*--overwrite"):
+    with pytest.raises(AutopruneError, match=r"holds an exported model.*--overwrite"):
         pick(out, max_params="1k", to=to)
     assert contents(to) == contents(out / "front" / "t003")
     assert pick(out, max_params="1k", to=to, overwrite=True).replaced
@@ -195,5 +197,5 @@ def test_an_export_that_was_altered_is_not_handed_on(
 
 def test_a_front_model_without_its_export_is_named(tmp_path: Path) -> None:
     out = write_front(tmp_path / "out", exports=False)
-    with pytest.raises(AutopruneError, match="no folder .*t011"):
+    with pytest.raises(AutopruneError, match=r"no folder .*t011"):
         pick(out, to=tmp_path / "model")
