@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+FORMAT = 1
+"""Version of ``front.json``; the first ones did not say theirs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """A model on the front, or the dense one."""
@@ -157,6 +161,12 @@ def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None
             )
         )
     value = read_json(file)
+    known = value.get("format", FORMAT) if isinstance(value, dict) else FORMAT
+    if known != FORMAT:
+        raise AutopruneError(
+            f"{file} must be of format {FORMAT}, but is of format {known}: another version of "
+            f"autoprune wrote it. Read it with that version, or search again in another folder."
+        )
     try:
         names = {f.name for f in fields(Model)}
         models = [
