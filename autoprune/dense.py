@@ -10,8 +10,7 @@ from autoprune import jobs
 from autoprune.errors import AutopruneError
 from autoprune.finale import UnexpectedError, run_job
 from autoprune.progress import Reporter, Status
-from autoprune.pruning.files import read_signed, write_signed, write_whole
-from autoprune.pruning.weights import file_digest
+from autoprune.pruning.files import check_signed, file_digest, read_json, write_signed, write_whole
 from autoprune.results.diagnosis import weak_ground
 from autoprune.results.store import RESTORE, Store
 from autoprune.running.executor import Executor
@@ -57,7 +56,8 @@ def prepare_dense(
     """
     if not store.dense_file.exists():
         write_signed(store.dense_file, _prepared(study, store, executor, reporter, latency))
-    value = read_signed(store.dense_file, way_out=RESTORE, required=False)
+    file = store.dense_file
+    value = check_signed(file, read_json(file), way_out=RESTORE, required=False)
     weights = store.weights(DENSE)
     if "sha256" in value and (not weights.exists() or file_digest(weights) != value["sha256"]):
         raise AutopruneError(

@@ -73,8 +73,13 @@ def write_signed(path: Path, content: Mapping[str, Any]) -> None:
     write_json(path, {**content, "checksum": checksum(content)})
 
 
-def read_signed(path: Path, *, way_out: str, required: bool = True) -> dict[str, Any]:
-    """Read what `write_signed` wrote.
+def read_signed(path: Path, *, way_out: str) -> dict[str, Any]:
+    """Read what `write_signed` wrote; raise `AutopruneError` as `check_signed` does."""
+    return check_signed(path, read_json(path), way_out=way_out)
+
+
+def check_signed(path: Path, value: Any, *, way_out: str, required: bool = True) -> dict[str, Any]:
+    """Return what was read of a file that carries its own checksum.
 
     Parameters
     ----------
@@ -86,9 +91,8 @@ def read_signed(path: Path, *, way_out: str, required: bool = True) -> dict[str,
     Raises
     ------
     AutopruneError
-        If it is missing, or not as it was written.
+        If it is not as it was written.
     """
-    value = read_json(path)
     if isinstance(value, dict):
         if "checksum" not in value and not required:
             return value
@@ -105,3 +109,9 @@ def checksum(content: Mapping[str, Any]) -> str:
     """Return the SHA-256 of JSON content, its own ``checksum`` left out."""
     rest = {key: value for key, value in content.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

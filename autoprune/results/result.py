@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from autoprune.errors import AutopruneError, first_line
-from autoprune.pruning.files import read_signed
+from autoprune.pruning.files import check_signed, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
+
+
+FORMAT = 1
+"""Version of ``front.json``; the first ones did not say theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +162,15 @@ def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None
                 else "there is no front.json in it."
             )
         )
-    value = read_signed(file, way_out="Run the same `autoprune search` again.", required=False)
+    read = read_json(file)
+    known = read.get("format", FORMAT) if isinstance(read, dict) else FORMAT
+    if known != FORMAT:
+        raise AutopruneError(
+            f"{file} must be of format {FORMAT}, but is of format {known!r:.80}: another version "
+            f"of autoprune wrote it. Read it with that version, or search again in another folder."
+        )
+    again = "Run the same `autoprune search` again."
+    value = check_signed(file, read, way_out=again, required=False)
     try:
         models = [_model(entry) for entry in (value["dense"], *value["front"])]
         told = _checked({name: value[name] for name in TOLD if name in value}, TOLD)
@@ -186,9 +199,14 @@ PROXY: dict[str, Any] = {"within_sizes": float | None, "bins": int, "binned": in
 """What is shown of a proxy's correlations, and what that may be."""
 
 
+@cache
+def _model_hints() -> Mapping[str, Any]:
+    return get_type_hints(Model)
+
+
 def _model(entry: Mapping[str, Any]) -> Model:
     known = {f.name: entry[f.name] for f in fields(Model) if f.name in entry}
-    model = Model(**_checked(known, get_type_hints(Model)))
+    model = Model(**_checked(known, _model_hints()))
     path = PurePosixPath(model.path)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"path {model.path!r} leads out of the folder")

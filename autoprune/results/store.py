@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autoprune.errors import AutopruneError, first_line
-from autoprune.pruning.files import read_json, read_signed, write_json, write_signed
+from autoprune.pruning.files import file_digest, read_json, read_signed, write_json, write_signed
 from autoprune.pruning.groups import Grouping, from_json, to_json
-from autoprune.pruning.weights import file_digest
 from autoprune.results.changes import what_changed
 from autoprune.searching.candidate import DENSE, SPARSE, Candidate
 
