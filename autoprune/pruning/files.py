@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoprune.errors import AutopruneError, is_full, without_room
+from autoprune.errors import AutopruneError, first_line, is_full, without_room
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -57,8 +57,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise AutopruneError(
-            f"{path} must be a readable JSON file, but reading it gave {type(error).__name__}: "
-            f"{error}. Was it altered or cut short?"
+            f"{path} must be a readable JSON file, but reading it gave "
+            f"{first_line(error)}. Was it altered or cut short?"
         ) from error
 
 

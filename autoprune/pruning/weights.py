@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.files import check_regular, file_digest, write_whole
 
 SEAL = "sealed"
@@ -39,8 +39,7 @@ def load_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
         return tensors
     except (OSError, SafetensorError) as error:
         raise AutopruneError(
-            f"{path} must be a safetensors file, but reading it gave {type(error).__name__}: "
-            f"{error}."
+            f"{path} must be a safetensors file, but reading it gave {first_line(error)}."
         ) from error
 
 
