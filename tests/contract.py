@@ -62,18 +62,14 @@ class ExecutorContract:
         executor.submit("b", count, up_to=1)  # and the next one starts afresh
         assert finish(executor)[-1] == Done(job="b", value={"heard": [True]})
 
-    def test_the_context_is_opened_once_and_values_are_what_json_makes_of_them(
-        self, make: Make
-    ) -> None:
+    def test_the_context_is_opened_once_and_values_come_as_json(self, make: Make) -> None:
         executor = make()
         for name, expected in (("a", ["a"]), ("b", ["a", "b"])):
             executor.submit(name, remember, name=name)
             assert finish(executor)[-1] == Done(job=name, value={"word": "bone", "jobs": expected})
 
     @pytest.mark.parametrize("after", [0, 2])
-    def test_a_failing_job_says_why_and_whether_it_can_be_mended(
-        self, make: Make, after: int
-    ) -> None:
+    def test_a_failing_job_says_why_and_if_it_can_be_mended(self, make: Make, after: int) -> None:
         executor = make()
         executor.submit("ours", fail, fixable=True, after=after)
         *progress, ours = finish(executor)
@@ -105,9 +101,7 @@ class ExecutorContract:
         assert (event.cause, event.fixable) == ("There is no bone.", True)
 
     @pytest.mark.parametrize("kind", ["python", "torch", "gpu"])
-    def test_a_job_without_memory_is_cut_short_and_its_process_replaced(
-        self, make: Make, kind: str
-    ) -> None:
+    def test_a_job_without_memory_is_cut_short(self, make: Make, kind: str) -> None:
         executor = make()
         executor.submit("greedy", eat, kind=kind)
         events = finish(executor)

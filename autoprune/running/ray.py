@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,16 @@ class _Slot:
     """An agent, which may be waiting for room, and the job that it has or waits with."""
 
     number: int
-    agent: Any
-    call: Any
+    agent: Any = None
+    """None while it is to be placed anew."""
+    call: Any = None
     """The answer that is waited for; None if there is nothing to wait for."""
     hello: Hello | None = None
     """Where it runs, once it has said so."""
     order: Order | None = None
     begun: bool = False
+    since: float = field(default_factory=time.monotonic)
+    """When an agent was first wanted here."""
 
 
 class RayExecutor:
@@ -123,6 +126,7 @@ class RayExecutor:
         self._slots: dict[int, _Slot] = {}
         self._sender = Sender(self._ray.put)
         self._no_room_since: float | None = None
+        self._next_tick = 0.0
 
     @property
     def slots(self) -> int:
@@ -150,11 +154,19 @@ class RayExecutor:
             self._begin(idle)
 
     def next_event(self) -> Event:
+        assert any(s.order is not None for s in self._slots.values()), "there is no job"
         while True:
+            if time.monotonic() > self._next_tick:
+                event = self._place()
+                self._next_tick = time.monotonic() + TICK_SECONDS
+                if event is not None:
+                    return event
             calls = {slot.call: slot for slot in self._slots.values() if slot.call is not None}
-            assert any(s.order is not None for s in self._slots.values()), "there is no job"
+            if not calls:
+                time.sleep(TICK_SECONDS)
+                continue
             ready, _ = self._ray.wait(list(calls), num_returns=1, timeout=TICK_SECONDS)
-            event = self._heard(calls[ready[0]]) if ready else self._ticked()
+            event = self._heard(calls[ready[0]]) if ready else None
             if event is not None:
                 return event
 
@@ -178,9 +190,13 @@ class RayExecutor:
 
     def _new_slot(self) -> _Slot:
         number = next(n for n in range(len(self._slots) + 1) if n not in self._slots)
-        agent = self._make_agent.remote()
-        slot = self._slots[number] = _Slot(number=number, agent=agent, call=agent.hello.remote())
+        slot = self._slots[number] = _Slot(number=number)
+        self._appoint(slot)
         return slot
+
+    def _appoint(self, slot: _Slot) -> None:
+        slot.agent = self._make_agent.remote()
+        slot.call = slot.agent.hello.remote()
 
     def _begin(self, slot: _Slot) -> None:
         slot.begun = True
@@ -189,11 +205,18 @@ class RayExecutor:
     def _discard(self, slot: _Slot) -> None:
         """Give up an agent, and its place on the node."""
         self._slots.pop(slot.number, None)
+        self._dismiss(slot)
+
+    def _dismiss(self, slot: _Slot) -> None:
         with contextlib.suppress(Exception):
             self._ray.kill(slot.agent, no_restart=True)
+        slot.agent = slot.call = None
 
-    def _ticked(self) -> Event | None:
-        """Give jobs that wait for room to agents that are idle; give up if there is no room."""
+    def _place(self) -> Event | None:
+        """Find room for jobs that wait for it: with agents that are idle, or with new ones.
+
+        Returns how a job fails if there is no room any more.
+        """
         for waiting in [s for s in self._slots.values() if s.order is not None and not s.begun]:
             idle = next((s for s in self._slots.values() if s.order is None and s.hello), None)
             if idle is not None:
@@ -211,6 +234,8 @@ class RayExecutor:
                     fixable=True,
                     stops=True,
                 )
+            elif waiting.agent is None:
+                self._appoint(waiting)
         return None
 
     def _no_room(self) -> bool:
@@ -279,11 +304,15 @@ class RayExecutor:
 
     def _lost(self, slot: _Slot, error: Exception) -> Event | None:
         """Say that an agent is gone, or its node."""
-        self._discard(slot)
         self._cluster.capacity(fresh=True)
+        absent = "No module named 'autoprune'" in str(error)
+        patient = time.monotonic() - slot.since < ROOM_SECONDS
+        if slot.hello is None and slot.order is not None and patient and not absent:
+            self._dismiss(slot)  # it was to be on a node that nobody knew to be dead
+            return None
+        self._discard(slot)
         if slot.order is None:
             return None
-        absent = "No module named 'autoprune'" in str(error)
         if absent:
             cause = (
                 f"Every node must have autoprune {versions()['autoprune']} installed, but one has "
