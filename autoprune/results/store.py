@@ -248,6 +248,7 @@ OWN = (
     "front.html",
     "proxy.png",
     "proxy.html",
+    "report.html",
     "dense",
     "candidates",
     "sparse",
@@ -260,6 +261,7 @@ OWN = (
     ".search.json.*",
     ".front.*",
     ".proxy.*",
+    ".report.*",
 )
 """What a search writes into its folder, as patterns; the hidden files are half written ones."""
 
