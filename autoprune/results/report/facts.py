@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +16,9 @@ from autoprune.redaction import redacted
 from autoprune.results.choosing import WorthALook, worth_a_look
 from autoprune.results.growth import growth, plane_of
 from autoprune.results.importances import importances
+from autoprune.results.report.models import front_models
 from autoprune.results.report.trials import TrialFacts, is_uniform, read_trials
-from autoprune.results.report.words import advice, commands, recipe
+from autoprune.results.report.words import advice, recipe
 from autoprune.results.result import Model, SearchResult, open_result
 from autoprune.results.store import FORMAT, Store
 from autoprune.searching.candidate import FINAL
@@ -88,7 +87,7 @@ def read_facts(out: Path, *, shown_as: Path | None = None) -> Facts:
         "yardstick": dense.get("yardstick", {}),
         "groups": _groups(grouping, dense),
         "trials": [_row(trial, grouping) for trial in trials],
-        "front": _models(result, front, store, shown_as or out, trials),
+        "front": front_models(result, front, store, shown_as or out, trials),
         "point": None if chosen is None else chosen.point,
         "cards": [] if chosen is None or result is None else advice(result, chosen),
         "growth": _growth(trials, dense, higher=higher),
@@ -238,55 +237,6 @@ def _row(trial: TrialFacts, grouping: Grouping | None) -> dict[str, Any]:
         "uniform": trial.state == "complete" and is_uniform(trial.widths, channels),
         "recipe": recipe(trial),
     }
-
-
-def _models(
-    result: SearchResult | None,
-    front: Mapping[str, Any],
-    store: Store,
-    out: Path,
-    trials: Sequence[TrialFacts],
-) -> list[dict[str, Any]]:
-    """Return the front's models, with how to load them and which trial's weights they have."""
-    if result is None:
-        return []
-    runs = _runs(store)
-    finals = {t.name: t for t in trials if t.is_final}
-    found = []
-    for model, entry in zip(result.front, front["front"], strict=True):
-        final = finals.get(f"{model.name}{FINAL}")
-        # The better of the two was exported, of equals the final stage; see `pool.Pool.better`.
-        weights = final.name if final is not None and final.valid == model.valid else model.name
-        found.append(
-            {
-                **asdict(model),
-                "latencies": entry.get("latencies", []),
-                "formats": entry.get("formats", []),
-                "problems": entry.get("problems", []),
-                "weights": weights,
-                "commands": commands(result, model, entry, out=out, run=runs.get(weights)),
-            }
-        )
-    return found
-
-
-def _runs(store: Store) -> dict[str, str]:
-    """Return the trials' runs in the search's own MLflow database, without MLflow's long import."""
-    if not store.mlflow_database.exists():
-        return {}
-    query = (
-        "SELECT t.value, t.run_uuid FROM tags t JOIN tags s ON s.run_uuid = t.run_uuid "
-        "JOIN runs r ON r.run_uuid = t.run_uuid WHERE r.lifecycle_stage = 'active' AND "
-        "t.key = 'autoprune.trial' AND s.key = 'autoprune.search' AND s.value = ?"
-    )
-    search = read_json(store.identity_file).get("id", "")
-    try:
-        with contextlib.closing(
-            sqlite3.connect(f"{store.mlflow_database.as_uri()}?mode=ro", uri=True)
-        ) as database:
-            return dict(database.execute(query, (search,)).fetchall())
-    except sqlite3.Error:  # another version's tables: there is no command to serve with, then
-        return {}
 
 
 def _growth(

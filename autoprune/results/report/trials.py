@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 STATES = {"COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running"}
 CANDIDATE = "candidate"
 """User attribute of the final stage's trials, as `asking` writes it: whom they train on."""
+TELLING = 8
+"""A width that tells one share from another."""
 RECIPE = ("lr", "batch_size", "weight_decay", "distill_weight", "temperature", "dropout")
 
 
@@ -217,4 +219,5 @@ def is_uniform(widths: Mapping[str, int] | None, channels: Mapping[str, int]) ->
         low = max(low, (width - 0.5) / count if width > 1 else 0.0)  # one channel always stays
         high = min(high, (width + 0.5) / count)
     dense = widths == {**(widths or {}), **channels}
-    return len(channels) > 1 and low <= high and not dense
+    wide_enough = max((widths or {}).values(), default=0) >= TELLING
+    return len(channels) > 1 and wide_enough and low <= high and not dense

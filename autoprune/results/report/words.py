@@ -151,7 +151,8 @@ def commands(
             {
                 "title": "With PyTorch alone",
                 "note": "Neither your class nor autoprune is needed.",
-                "code": f"import torch\n\nprogram = torch.export.load({_text(folder / 'model.pt2')})\n"
+                "code": f"import torch\n\n"
+                f"program = torch.export.load({_text(folder / 'model.pt2')})\n"
                 "outputs = program.module()(inputs)",
             }
         )
