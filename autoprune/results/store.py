@@ -24,7 +24,8 @@ FORMAT = 1
 class Store:
     """Names every file of an output folder, and reads and writes the small ones.
 
-    ``search.json`` says whose folder it is; ``candidates/<name>/`` holds each finished candidate,
+    ``search.json`` says whose folder it is, ``origin.json`` where its study came from;
+    ``candidates/<name>/`` holds each finished candidate,
     its weights only while it may become a parent or an export; ``dense/`` the dense model,
     ``sparse/<digest>/`` parents trained with a sparsifier, ``underway/`` how far trials have come,
     ``front/<name>/`` the exported models, ``spool/`` what MLflow is told, ``front.json`` the
@@ -34,6 +35,7 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).resolve()
         self.identity_file = self.root / "search.json"
+        self.origin_file = self.root / "origin.json"
         self.journal = self.root / "study.journal"
         self.front = self.root / "front"
         self.front_file = self.root / "front.json"
@@ -240,6 +242,9 @@ class Store:
 
 OWN = (
     "search.json",
+    "origin.json",
+    "sensitivity.*",
+    "cache",
     "study.journal*",
     "front",
     "front.new",
@@ -258,6 +263,8 @@ OWN = (
     "spool",
     ".lock",
     ".search.json.*",
+    ".origin.json.*",
+    ".sensitivity.*",
     ".front.*",
     ".proxy.*",
 )
