@@ -12,7 +12,7 @@ from autoprune import jobs
 from autoprune.asking import RETRIES
 from autoprune.errors import AutopruneError
 from autoprune.progress import Reporter, Status
-from autoprune.pruning.files import write_json
+from autoprune.pruning.files import write_json, write_signed
 from autoprune.pruning.groups import Grouping
 from autoprune.results.added import carried
 from autoprune.results.export import reference_file, reference_layout, verify
@@ -112,7 +112,7 @@ class Finale:
             "versions": versions(),
         }
         kept = carried(self.store.front_file, [entry["name"] for entry in sound])
-        write_json(self.store.front_file, self._about() | found | kept)
+        write_signed(self.store.front_file, self._about() | found | kept)
         return open_result(self.store.root, build=self.study.build)
 
     def front(self, chosen: Mapping[str, Candidate]) -> dict[str, Candidate]:

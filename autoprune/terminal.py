@@ -138,7 +138,7 @@ def print_front(result: SearchResult) -> None:
         (
             model.name,
             f"{model.params:,}",
-            f"{model.params / dense.params:.1%}",
+            f"{model.params / max(dense.params, 1):.1%}",
             f"{model.macs:,}",
             f"{model.size_bytes / 1024:,.1f} KB",
             f"{model.valid:.4f}",
@@ -233,8 +233,8 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
 def _output_console() -> Console:
     """Return a console on standard output that never breaks a table's cells in a pipe."""
     if sys.stdout.isatty():
-        return Console()
-    return Console(width=160)
+        return Console(markup=False)
+    return Console(width=160, markup=False)
 
 
 def _count(status: Status) -> str:

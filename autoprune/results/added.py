@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import AutopruneError
-from autoprune.pruning.files import read_json, write_json
+from autoprune.pruning.files import check_signed, read_json, write_signed
 from autoprune.redaction import redacted
 from autoprune.results.records import AddedRecord, FrontRecord
 from autoprune.results.spool import Spool, load_destination
@@ -32,7 +32,10 @@ def carried(front_file: Path, names: Collection[str]) -> dict[str, Any]:
     """
     if not front_file.exists():
         return {}
-    old = read_json(front_file)
+    try:
+        old = check_signed(front_file, read_json(front_file), way_out="", required=False)
+    except AutopruneError:
+        return {}  # it was altered, and is written anew
     kept: dict[str, Any] = {name: old[name] for name in (BENCH, BASELINES) if name in old}
     if BENCH in kept:
         there = {DENSE, *names}
@@ -53,7 +56,7 @@ def with_bench(front: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> d
 def write_front(store: Store, front: Mapping[str, Any]) -> None:
     """Write ``front.json``; the caller holds the folder's lock."""
     try:
-        write_json(store.front_file, front)
+        write_signed(store.front_file, front)
     except OSError as error:
         raise AutopruneError(
             f"{store.front_file} must be writable to keep the figures, but is not: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.files import read_json
 from autoprune.results.limits import Latencies
 from autoprune.results.result import SearchResult
@@ -17,7 +17,17 @@ def latencies_of(result: SearchResult, runtime: str | None = None) -> Latencies:
     Of a `runtime`, the latest figures of `autoprune bench` count, and else those of the search's
     end. Without one, `Model.latency_ms` does, and where that is missing the latest of the bench.
     """
-    front = read_json(result.out / "front.json")
+    file = result.out / "front.json"
+    try:
+        return _found(result, read_json(file), runtime)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AutopruneError(
+            f"{file} must hold latencies as autoprune wrote them, but reading them gave "
+            f"{first_line(error)}. Was it altered?"
+        ) from error
+
+
+def _found(result: SearchResult, front: Mapping[str, Any], runtime: str | None) -> Latencies:
     runs = [r for r in front.get("bench", []) if runtime in (None, r["runtime"])]
     if runtime is None and any(m.latency_ms is not None for m in result.front):
         return {m.name: m.latency_ms for m in result.front}
