@@ -19,6 +19,7 @@ from autoprune.results.diagnosis import mostly_blocked
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.running.cluster import Cluster, Needs, connected
+from autoprune.searched import save_origin
 from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
 from autoprune.searching.space import SearchSpace
 from autoprune.searchrun import SearchRun
@@ -93,6 +94,7 @@ def search(
         reporter.note(warning)
     with _cluster(chosen) as cluster, store.locked():
         known = store.open(identity, fresh=fresh)
+        save_origin(store, study)
         search_run = SearchRun(
             study=loaded,
             settings=chosen,
