@@ -105,6 +105,8 @@ def connected(address: str | None, needs: Needs) -> Iterator[Cluster]:
     """
     ray = _load_ray()
     theirs = ray.is_initialized()  # the caller's own connection, which stays
+    if address is not None:
+        _reach(address)
     if not theirs:
         _connect(ray, address)
     try:
@@ -130,8 +132,6 @@ def _load_ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    if address is not None:
-        _reach(address)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings():
