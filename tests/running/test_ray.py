@@ -36,6 +36,7 @@ from autoprune.running.cluster import Cluster, Needs, connected
 from autoprune.running.executor import Done, Executor, Failed, Opening, Progress, reference
 from autoprune.running.freight import Freight
 from autoprune.running.ray import RayExecutor
+from autoprune.searching.attributes import RESUMED
 from autoprune.settings import Settings
 
 pytest.importorskip("ray")
@@ -254,7 +255,7 @@ def test_a_search_outlives_a_node_and_its_trial_goes_on_elsewhere(
     assert all("was lost" in t.user_attrs["cause"] for t in lost)
     again = {t.user_attrs.get("retry_of"): t for t in finished}
     assert all(t.user_attrs.get("retry_of", t.number) in again for t in lost)
-    assert again[lost[0].number].user_attrs["resumed"] >= 1
+    assert again[lost[0].number].user_attrs[RESUMED] >= 1
     front, store = json.loads((out / "front.json").read_text()), Store(out)
     assert [entry["name"] for entry in front["front"]] == names
     assert front["rejected"] == []
