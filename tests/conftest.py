@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import leave_out_programs
 from hypothesis import settings
 from torch import Tensor
 
@@ -22,13 +23,8 @@ def seeded() -> None:
 
 @pytest.fixture
 def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
-
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
-
-    monkeypatch.setattr("autoprune.results.export._trace", no_program)
-    monkeypatch.setattr("autoprune.finale.verify", lambda folders: {f.name: [] for f in folders})
+    """Leave out the exported programs and their proof; see `leave_out_programs`."""
+    leave_out_programs(monkeypatch)
 
 
 def blobs(samples: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -69,6 +69,11 @@ def open_journal(path: Path) -> BaseStorage:
     """Open a journal file; mend it first if a crash tore its last line or left its lock.
 
     The caller holds the folder's lock, so that nobody else is writing.
+
+    Raises
+    ------
+    AutopruneError
+        If the file was altered.
     """
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     if path.exists():
@@ -77,7 +82,15 @@ def open_journal(path: Path) -> BaseStorage:
         if whole < len(content):
             with path.open("r+b") as file:
                 file.truncate(whole)
-    return JournalStorage(JournalFileBackend(str(path)))
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    except Exception as error:  # of any kind: Optuna replays whatever is there
+        if is_full(error):
+            raise
+        raise AutopruneError(
+            f"{path} must be as the search wrote it, but replaying it gave {first_line(error)}: "
+            f"it was altered. Restore it, or begin anew with --fresh."
+        ) from error
 
 
 def trained_epochs(study: optuna.Study) -> int:
