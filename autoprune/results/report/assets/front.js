@@ -31,7 +31,7 @@ function scoresShown(trials, near) {
 
 function drawFront(width, trials, near) {
   const height = width < 600 ? 360 : 460;
-  const sizes = [...trials.map((t) => t.params), data.dense.params].filter(isNumber);
+  const sizes = [...trials.map((t) => t.params), ...data.baselines.map((m) => m.params), data.dense.params].filter(isNumber);
   const range = scoresShown(trials, near);
   const { svg, box, xs, ys } = frame({
     width, height, xName: 'parameters, log scale', yName: `${data.metric} on validation`,
@@ -40,7 +40,7 @@ function drawFront(width, trials, near) {
   });
   const inside = (value) => isNumber(value) && value >= range[0] && value <= range[1];
   drawDense(svg, box, xs, ys, inside);
-  const places = [];
+  const places = drawBaselines(svg, xs, ys, inside);
   for (const t of trials) {
     if (!inside(t.valid) || onFront.has(t.name)) continue;
     const [x, y] = [xs(t.params), ys(t.valid)];
@@ -94,6 +94,13 @@ function drawDense(svg, box, xs, ys, inside) {
   svg.append(shape('text', { class: 'halo', x: box.right, y: at - 10, 'text-anchor': 'end' }, `dense ${score(valid)}`));
 }
 
+// Models that others pruned by one share everywhere, made to compare with.
+function drawBaselines(svg, xs, ys, inside) {
+  const found = data.baselines.filter((m) => isNumber(m.params) && inside(m.valid));
+  for (const m of found) svg.append(shape('path', { class: 'uniform', d: diamond(xs(m.params), ys(m.valid)) }));
+  return found.map((m) => [xs(m.params), ys(m.valid), { ...m, name: m.name || 'pruned uniformly', state: 'complete' }]);
+}
+
 function drawModels(svg, xs, ys, inside) {
   const models = data.front.filter((m) => inside(m.valid));
   const stairs = [];
@@ -118,7 +125,6 @@ function drawModels(svg, xs, ys, inside) {
       class: 'front', cx: x, cy: y, r: 6, role: 'button', tabindex: m.name === chosen ? 0 : -1,
       'aria-label': `${m.name}: ${describe(trial).join(', ')}`, 'data-name': m.name,
       onkeydown: (event) => frontKey(event, models, i),
-      onfocus: () => {},
     }));
     if (named.has(m.name) || m.name === picked) {
       svg.append(shape('text', { class: 'strong halo', x: x - 9, y: y - 10, 'text-anchor': x < 110 ? 'start' : 'end' }, m.name));
@@ -151,7 +157,7 @@ function legend(trials) {
   if (data.front.length) marks.push([shape('circle', { class: 'front', r: 5 }), 'on the front, validation']);
   if (data.front.some((m) => isNumber(m.test))) marks.push([shape('circle', { class: 'test', r: 3.5 }), 'the same on test']);
   marks.push([shape('circle', { class: 'trial', r: 3.2 }), 'other trials']);
-  if (trials.some((t) => t.uniform)) marks.push([shape('path', { class: 'uniform', d: diamond(0, 0) }), 'same share cut everywhere']);
+  if (data.baselines.length || trials.some((t) => t.uniform)) marks.push([shape('path', { class: 'uniform', d: diamond(0, 0) }), 'uniformly pruned']);
   if (trials.some((t) => t.state !== 'complete')) marks.push([shape('path', { class: 'stopped', d: cross(0, 0, 3) }), 'stopped early']);
   if (isNumber(data.dense.valid)) marks.push([shape('rect', { class: 'dense', x: -5, y: -5, width: 10, height: 10 }), 'the dense model']);
   if (data.point) marks.push([shape('rect', { class: 'band', x: -7, y: -6, width: 14, height: 12 }), `within ${pointWords()} of it`]);

@@ -134,17 +134,17 @@ function codeBlock(text) {
 }
 
 function latencies(model) {
-  const same = (a, b) => ['engine', 'batch_size', 'threads', 'device'].every((k) => a[k] === b[k]);
+  const same = (a, b) => ['engine', 'batch_size', 'threads', 'device', 'when'].every((k) => a[k] === b[k]);
   const rows = model.latencies.map((l) => {
     const dense = (data.dense.latencies || []).find((d) => same(d, l));
     return [
-      [l.engine, 'text'], [`${whole(l.batch_size)}`], [`${whole(l.threads)}`], [l.device || '', 'text side'],
+      [l.engine, 'text'], [l.when, 'text side'], [`${whole(l.batch_size)}`], [`${whole(l.threads)}`], [l.device || '', 'text side'],
       [milliseconds(1e3 * l.seconds)], [milliseconds(1e3 * l.spread), 'side'],
       [dense ? milliseconds(1e3 * dense.seconds) : '–'], [dense ? `${(dense.seconds / l.seconds).toFixed(1)}×` : '–'],
     ];
   });
-  return el('div', {}, table([['Engine', 'text'], ['Batch'], ['Threads'], ['Device', 'text side'], ['Median'], ['Spread', 'side'], ['Dense'], ['Faster']], rows),
-    el('p', { class: 'note' }, 'Spread is the interquartile range. Dense and pruned models were measured in turns, in one process.'));
+  return el('div', {}, table([['Engine', 'text'], ['Measured by', 'text side'], ['Batch'], ['Threads'], ['Device', 'text side'], ['Median'], ['Spread', 'side'], ['Dense'], ['Faster']], rows),
+    el('p', { class: 'note' }, 'Spread is the interquartile range. Dense and pruned models are measured in turns, in one process. `autoprune bench` measures anew.'));
 }
 
 function table(head, rows) {
