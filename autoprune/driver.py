@@ -108,6 +108,8 @@ class Driver:
         self._rule = StoppingRule(higher_is_better=higher_is_better)
         self._running: dict[str, TrialRun] = {}
         self._failures = 0
+        self._losses: dict[str, float] = {}
+        """When a machine was last lost, by its name."""
         self._account = Account(self.pool, budget=budget_epochs, final_epochs=final_epochs)
         self._asker = Asker(
             space=space, cost=cost, pool=self.pool, seed=seed, early_stop=early_stop
@@ -246,7 +248,7 @@ class Driver:
         if isinstance(event, Failed):
             if event.stops:  # it is tried again when the search goes on
                 raise RoomError(event.cause)
-            return self._fail(study, running, event.cause, again=event.died)
+            return self._fail(study, running, event.cause, again=event.died, place=event.place)
         assert isinstance(event, Done)
         self._failures = 0
         if running.stopped:
@@ -306,7 +308,13 @@ class Driver:
         return running.ended("stopped")
 
     def _fail(
-        self, study: optuna.Study, running: TrialRun, cause: str, *, again: bool = False
+        self,
+        study: optuna.Study,
+        running: TrialRun,
+        cause: str,
+        *,
+        again: bool = False,
+        place: str = "",
     ) -> EndedTrial:
         running.note(**{CAUSE: cause}, **running.attributes)
         self._store.drop_weights(running.name)
@@ -316,7 +324,10 @@ class Driver:
             self._store.drop_checkpoint(running.work)
         with self._teller.recording(running, "failed", cause=cause):
             study.tell(running.trial.number, state=TrialState.FAIL)
-        self._failures += 1
+        # All trials that one machine takes with it are one failure.
+        if running.started > self._losses.get(place, 0.0):
+            self._failures += 1
+            self._losses |= {place: time.time()} if place else {}
         if self._failures >= FAILURES_IN_A_ROW:
             raise AutopruneError(
                 f"{self._failures} trials in a row failed, so the search stops. "
