@@ -19,6 +19,7 @@ from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
 from autoprune.searching.space import SearchSpace
+from autoprune.searching.storage_url import open_database
 from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy, find_study_file, load_study, overridden
@@ -84,6 +85,7 @@ def search(
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     identity = identity_of(loaded, model, grouping, space, chosen, costs)
     store.check(identity, fresh=fresh)
+    storage = None if chosen.storage is None else open_database(chosen.storage)
     warning = mostly_blocked(grouping)
     if warning is not None:
         reporter.note(warning)
@@ -98,6 +100,7 @@ def search(
             store=store,
             search_id=known["id"],
             reporter=reporter,
+            storage=storage,
             opening=opening_for(
                 origin,
                 store,

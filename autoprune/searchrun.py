@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 
 from autoprune import jobs
 from autoprune.asking import ended_trials
@@ -31,10 +32,10 @@ from autoprune.running.interrupts import InterruptibleExecutor
 from autoprune.running.local import LocalExecutor
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.candidate import FINAL, Candidate, Score, trial_name
+from autoprune.searching.journal import open_journal
 from autoprune.searching.objectives import cost_of
 from autoprune.searching.optuna_study import (
     ended_counts,
-    open_journal,
     open_study,
     quiet_optuna,
     trained_epochs,
@@ -63,6 +64,7 @@ class SearchRun:
         search_id: str,
         reporter: Reporter,
         opening: Opening,
+        storage: BaseStorage | None = None,
     ) -> None:
         self.study = study
         self.settings = settings
@@ -74,6 +76,8 @@ class SearchRun:
         self.opening = opening
         self.cost = CostModel(grouping)
         self.search_id = search_id
+        self.storage = storage
+        """Where the Optuna study is; None for a journal file in the folder."""
         self.tracker = self._open_tracker(search_id)
 
     def run(self) -> SearchResult:
@@ -203,11 +207,13 @@ class SearchRun:
         if self.settings.objective == "weighted":
             objectives = [("weighted", True)]
         if self.settings.storage is None:
-            journal = open_journal(self.store.journal)
-            return open_study(self.study.name + suffix, storage=journal, objectives=objectives)
+            if self.storage is None:
+                self.storage = open_journal(self.store.journal)
+            return open_study(self.study.name + suffix, storage=self.storage, objectives=objectives)
+        assert self.storage is not None
         # Others may keep studies there too: the search's id keeps ours apart.
         name = f"{self.study.name}-{self.search_id[:8]}{suffix}"
-        return open_study(name, storage=self.settings.storage, objectives=objectives)
+        return open_study(name, storage=self.storage, objectives=objectives)
 
     def _sampler(self, dense: Dense, *, trials: int) -> BaseSampler:
         if isinstance(self.settings.sampler, BaseSampler):

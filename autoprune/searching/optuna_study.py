@@ -5,11 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from autoprune.errors import AutopruneError, first_line, is_full
@@ -28,21 +26,19 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def open_study(
-    name: str, *, storage: str | BaseStorage, objectives: Sequence[tuple[str, bool]]
+    name: str, *, storage: BaseStorage, objectives: Sequence[tuple[str, bool]]
 ) -> optuna.Study:
     """Open a study, or create it.
 
     Parameters
     ----------
-    storage
-        An Optuna storage or its URL.
     objectives
         Name of each, and whether more of it is better.
 
     Raises
     ------
     AutopruneError
-        If the storage cannot be opened.
+        If the storage does not let us.
     """
     directions = [
         StudyDirection.MAXIMIZE if higher else StudyDirection.MINIMIZE for _, higher in objectives
@@ -52,7 +48,7 @@ def open_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
     except Exception as error:
-        if is_full(error):
+        if is_full(error) or isinstance(error, AutopruneError):
             raise
         raise AutopruneError(
             f"The Optuna storage must be open to us, but opening it raised {first_line(error)}. "
@@ -63,21 +59,6 @@ def open_study(
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([objective for objective, _ in objectives])
     return study
-
-
-def open_journal(path: Path) -> BaseStorage:
-    """Open a journal file; mend it first if a crash tore its last line or left its lock.
-
-    The caller holds the folder's lock, so that nobody else is writing.
-    """
-    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-    if path.exists():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with path.open("r+b") as file:
-                file.truncate(whole)
-    return JournalStorage(JournalFileBackend(str(path)))
 
 
 def trained_epochs(study: optuna.Study) -> int:
