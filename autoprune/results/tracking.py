@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from autoprune.errors import first_line
 from autoprune.pruning.files import write_whole
 from autoprune.results.delivery import Connect, Delivery, Server
-from autoprune.results.mlflow_runs import MlflowRuns, signature_json
+from autoprune.results.mlflow_logged import signature_json
+from autoprune.results.mlflow_runs import MlflowRuns
 from autoprune.results.records import (
     FinishRecord,
     FrontModel,
