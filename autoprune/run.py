@@ -11,6 +11,7 @@ from torch import nn
 from autoprune import jobs
 from autoprune.errors import AutopruneError
 from autoprune.identity import identity_of
+from autoprune.joined import check_joined
 from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter
 from autoprune.pruning.groups import Grouping
@@ -58,7 +59,7 @@ def search(
         The fields of `Settings`: ``budget``, ``budget_epochs``, ``timeout``, ``trial_timeout``,
         ``workers``, ``sampler``, ``strategy``, ``objectives``, ``latency_engine``,
         ``latency_batch``, ``objective``, ``accuracy_weight``, ``early_stop``, ``inherit``,
-        ``storage``, ``tracking_uri``, ``experiment``.
+        ``storage``, ``join``, ``tracking_uri``, ``experiment``.
 
     Raises
     ------
@@ -86,6 +87,8 @@ def search(
     identity = identity_of(loaded, model, grouping, space, chosen, costs)
     store.check(identity, fresh=fresh)
     storage = None if chosen.storage is None else open_database(chosen.storage)
+    if storage is not None and chosen.join is not None:
+        check_joined(storage, chosen.join, identity)
     warning = mostly_blocked(grouping)
     if warning is not None:
         reporter.note(warning)
@@ -100,6 +103,7 @@ def search(
             store=store,
             search_id=known["id"],
             reporter=reporter,
+            identity=identity,
             storage=storage,
             opening=opening_for(
                 origin,

@@ -18,6 +18,7 @@ from autoprune.dense import Dense, prepare_dense
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError, is_full, without_room
 from autoprune.finale import Finale, UnexpectedError
+from autoprune.joined import Crew
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json
@@ -64,6 +65,7 @@ class SearchRun:
         search_id: str,
         reporter: Reporter,
         opening: Opening,
+        identity: Mapping[str, Any],
         storage: BaseStorage | None = None,
     ) -> None:
         self.study = study
@@ -76,6 +78,8 @@ class SearchRun:
         self.opening = opening
         self.cost = CostModel(grouping)
         self.search_id = search_id
+        self.identity = identity
+        self.crew = Crew(search_id[:8]) if settings.join else None
         self.storage = storage
         """Where the Optuna study is; None for a journal file in the folder."""
         self.tracker = self._open_tracker(search_id)
@@ -115,6 +119,8 @@ class SearchRun:
         self, executor: InterruptibleExecutor, deadline: float | None
     ) -> tuple[SearchResult, dict[str, float]]:
         study, final_study = self._optuna_study(""), self._optuna_study(FINAL)
+        if self.crew is not None:
+            self.crew.enter(study, self.identity, self.store.root)
         dense = prepare_dense(
             self.study, self.store, executor, self.reporter, latency=self._latency
         )
@@ -212,7 +218,9 @@ class SearchRun:
             return open_study(self.study.name + suffix, storage=self.storage, objectives=objectives)
         assert self.storage is not None
         # Others may keep studies there too: the search's id keeps ours apart.
-        name = f"{self.study.name}-{self.search_id[:8]}{suffix}"
+        name = f"{self.settings.join or self.study.name}-{self.search_id[:8]}{suffix}"
+        if self.settings.join is not None and suffix != FINAL:
+            name = self.settings.join
         return open_study(name, storage=self.storage, objectives=objectives)
 
     def _sampler(self, dense: Dense, *, trials: int) -> BaseSampler:
@@ -271,6 +279,7 @@ class SearchRun:
             budget_epochs=self.settings.budget_epochs,
             final_epochs=self.study.final_epochs,
             tags=search_tags(self.study),
+            crew=self.crew,
         )
 
     @property

@@ -1,8 +1,12 @@
 """Fixtures that every test may use."""
 
+import os
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
+from postgres import PostgresServer, binaries
 from torch import Tensor
 
 from autoprune import SupervisedTask
@@ -29,6 +33,24 @@ def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("autoprune.results.export._trace", no_program)
     monkeypatch.setattr("autoprune.finale.verify", lambda folders: {f.name: [] for f in folders})
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; the gate, which can install one, must not go without it."""
+    programs = binaries()
+    if programs is None:
+        reason = "needs PostgreSQL's programs: apt-get install postgresql"
+        if os.environ.get("CI") and os.getuid() == 0:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'autoprune[postgresql]'")
+    server = PostgresServer(programs)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.discard()
 
 
 def blobs(samples: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from autoprune.errors import AutopruneError, first_line, is_full
-from autoprune.searching.history import EPOCHS, RESUMED
+from autoprune.searching.history import EPOCHS, RESUMED, SURPLUS
 
 
 @contextmanager
@@ -71,6 +71,7 @@ def trained_epochs(study: optuna.Study) -> int:
 
 
 def ended_counts(study: optuna.Study) -> dict[str, int]:
-    states = [t.state.name for t in study.get_trials(deepcopy=False)]
+    trials = study.get_trials(deepcopy=False)
+    states = [trial.state.name for trial in trials if SURPLUS not in trial.user_attrs]
     names = {"COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
     return {word: states.count(state) for state, word in names.items()}
