@@ -20,7 +20,7 @@ from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
 from autoprune.searching.space import SearchSpace
-from autoprune.searching.storage_url import open_database
+from autoprune.searching.storage_url import opened
 from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy, find_study_file, load_study, overridden
@@ -86,35 +86,35 @@ def search(
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     identity = identity_of(loaded, model, grouping, space, chosen, costs)
     store.check(identity, fresh=fresh)
-    storage = None if chosen.storage is None else open_database(chosen.storage)
-    if storage is not None and chosen.join is not None:
-        check_joined(storage, chosen.join, identity)
-    warning = mostly_blocked(grouping)
-    if warning is not None:
-        reporter.note(warning)
-    with store.locked():
-        known = store.open(identity, fresh=fresh)
-        search_run = SearchRun(
-            study=loaded,
-            settings=chosen,
-            grouping=grouping,
-            space=space,
-            costs=costs,
-            store=store,
-            search_id=known["id"],
-            reporter=reporter,
-            identity=identity,
-            storage=storage,
-            opening=opening_for(
-                origin,
-                store,
-                in_process=chosen.worker_count() == 0,
-                seed=seed,
-                criteria=criteria,
-                sparsify=sparsify,
-            ),
-        )
-        return search_run.run()
+    with opened(chosen.storage) as storage:
+        if storage is not None and chosen.join is not None:
+            check_joined(storage, chosen.join, identity)
+        warning = mostly_blocked(grouping)
+        if warning is not None:
+            reporter.note(warning)
+        with store.locked():
+            known = store.open(identity, fresh=fresh)
+            search_run = SearchRun(
+                study=loaded,
+                settings=chosen,
+                grouping=grouping,
+                space=space,
+                costs=costs,
+                store=store,
+                search_id=known["id"],
+                reporter=reporter,
+                identity=identity,
+                storage=storage,
+                opening=opening_for(
+                    origin,
+                    store,
+                    in_process=chosen.worker_count() == 0,
+                    seed=seed,
+                    criteria=criteria,
+                    sparsify=sparsify,
+                ),
+            )
+            return search_run.run()
 
 
 def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:

@@ -137,10 +137,10 @@ class SearchRun:
             self._export_so_far(executor, dense, driver, study, final_study)
             raise
         if not driver.pool.candidates:
-            raise AutopruneError(
-                "No trial was completed, so there is no front. "
-                "Raise --budget, --budget-epochs or --timeout."
-            )
+            bounds = "--budget, --budget-epochs or --timeout"
+            if self.crew is not None:
+                bounds = "--budget, which the other drivers have used up, or --timeout"
+            raise AutopruneError(f"No trial was completed, so there is no front. Raise {bounds}.")
         try:
             chosen = self._finish(driver, final_study)
         except KeyboardInterrupt:

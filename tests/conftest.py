@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,24 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.discard()
+
+
+@pytest.fixture
+def databases_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close every connection that a test leaves open."""
+    import sqlalchemy
+
+    engines: list[Any] = []
+    create = sqlalchemy.engine.create_engine
+
+    def remembered(*arguments: Any, **settings: Any) -> Any:
+        engines.append(create(*arguments, **settings))
+        return engines[-1]
+
+    monkeypatch.setattr("sqlalchemy.engine.create_engine", remembered)
+    yield
+    for engine in engines:
+        engine.dispose()
 
 
 def blobs(samples: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -267,6 +267,7 @@ class Database(BaseStorage):
 
     def remove_session(self) -> None:
         self._kept.remove_session()
+        self._engine.dispose()
 
 
 def lost_connection(error: BaseException) -> BaseException | None:
