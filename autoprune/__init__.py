@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.version import VERSION
 
 if TYPE_CHECKING:
+    from autoprune.benching import bench as bench
     from autoprune.errors import AutopruneError as AutopruneError
     from autoprune.pruning.criteria import criterion as criterion
     from autoprune.pruning.layers import GroupRule as GroupRule
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from autoprune.pruning.plan import Plan as Plan
     from autoprune.replaying import replay as replay
     from autoprune.results.load import load as load
+    from autoprune.results.picking import pick as pick
     from autoprune.results.result import SearchResult as SearchResult
     from autoprune.results.result import open_result as open_result
     from autoprune.run import search as search
@@ -51,11 +53,13 @@ _HOMES = {
     "SupervisedTask": "autoprune.training.supervised",
     "Task": "autoprune.training.task",
     "Tie": "autoprune.pruning.layers",
+    "bench": "autoprune.benching",
     "criterion": "autoprune.pruning.criteria",
     "group_rule": "autoprune.pruning.layers",
     "load": "autoprune.results.load",
     "load_study": "autoprune.study",
     "open_result": "autoprune.results.result",
+    "pick": "autoprune.results.picking",
     "replay": "autoprune.replaying",
     "search": "autoprune.run",
     "sparsifier": "autoprune.training.sparsify",

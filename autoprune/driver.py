@@ -25,8 +25,7 @@ from autoprune.recovery import Recovery
 from autoprune.results.store import Store
 from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
-from autoprune.searching.candidate import DENSE, Candidate, Score
-from autoprune.searching.history import (
+from autoprune.searching.attributes import (
     CAUSE,
     EPOCHS,
     INTERRUPTED,
@@ -36,6 +35,7 @@ from autoprune.searching.history import (
     VALID,
     WORK,
 )
+from autoprune.searching.candidate import DENSE, Candidate, Score
 from autoprune.searching.lineage import lineage_of
 from autoprune.searching.objectives import DEFAULT_COSTS, cost_of
 from autoprune.searching.space import SearchSpace
@@ -113,6 +113,8 @@ class Driver:
         self._rule = StoppingRule(higher_is_better=higher_is_better)
         self._running: dict[str, TrialRun] = {}
         self._failures = 0
+        self._losses: dict[str, float] = {}
+        """When a machine was last lost, by its name."""
         self._account = Account(self.pool, budget=budget_epochs, final_epochs=final_epochs)
         self._asker = Asker(
             space=space, cost=cost, pool=self.pool, seed=seed, early_stop=early_stop
@@ -271,7 +273,7 @@ class Driver:
         if isinstance(event, Failed):
             if event.stops:  # it is tried again when the search goes on
                 raise RoomError(event.cause)
-            return self._fail(study, running, event.cause, again=event.died)
+            return self._fail(study, running, event.cause, again=event.died, place=event.place)
         assert isinstance(event, Done)
         self._failures = 0
         if running.stopped:
@@ -331,7 +333,13 @@ class Driver:
         return running.ended("stopped")
 
     def _fail(
-        self, study: optuna.Study, running: TrialRun, cause: str, *, again: bool = False
+        self,
+        study: optuna.Study,
+        running: TrialRun,
+        cause: str,
+        *,
+        again: bool = False,
+        place: str = "",
     ) -> EndedTrial:
         running.note(**{CAUSE: cause}, **running.attributes)
         self._store.drop_weights(running.name)
@@ -341,7 +349,10 @@ class Driver:
             self._store.drop_checkpoint(running.work)
         with self._teller.recording(running, "failed", cause=cause):
             study.tell(running.trial.number, state=TrialState.FAIL)
-        self._failures += 1
+        # All trials that one machine takes with it are one failure.
+        if running.started > self._losses.get(place, 0.0):
+            self._failures += 1
+            self._losses |= {place: time.time()} if place else {}
         if self._failures >= FAILURES_IN_A_ROW:
             raise AutopruneError(
                 f"{self._failures} trials in a row failed, so the search stops. "

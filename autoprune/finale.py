@@ -12,9 +12,11 @@ from autoprune import jobs
 from autoprune.asking import RETRIES
 from autoprune.errors import AutopruneError
 from autoprune.progress import Reporter, Status
-from autoprune.pruning.files import write_json
+from autoprune.pruning.files import write_json, write_signed
 from autoprune.pruning.groups import Grouping
-from autoprune.results.export import METRICS, reference_file, reference_layout, verify
+from autoprune.results.added import carried
+from autoprune.results.export import reference_file, reference_layout, verify
+from autoprune.results.exported import METRICS
 from autoprune.results.figures import (
     ProxyPoint,
     front_figure,
@@ -24,7 +26,7 @@ from autoprune.results.figures import (
 )
 from autoprune.results.provenance import versions
 from autoprune.results.records import FrontModel
-from autoprune.results.result import Model, SearchResult, open_result
+from autoprune.results.result import FORMAT, Model, SearchResult, open_result
 from autoprune.results.store import Store
 from autoprune.running.executor import Done, Executor, Failed, JobFunction, Progress
 from autoprune.searching.candidate import DENSE, Candidate, Score
@@ -79,7 +81,7 @@ class Finale:
         shutil.rmtree(fresh, ignore_errors=True)
         folders = {name: fresh / name for name in front}
         orders = {
-            name: {"name": name, "weights": c.name, "folder": str(folders[name])}
+            name: {"name": name, "weights": c.name, "folder": self.store.relative(folders[name])}
             for name, c in front.items()
         }
         answers = self._run_all(jobs.export, orders)
@@ -109,7 +111,8 @@ class Finale:
             "blocked": [asdict(b) for b in self.grouping.blocked],
             "versions": versions(),
         }
-        write_json(self.store.front_file, self._about() | found)
+        kept = carried(self.store.front_file, [entry["name"] for entry in sound])
+        write_signed(self.store.front_file, self._about() | found | kept)
         return open_result(self.store.root, build=self.study.build)
 
     def front(self, chosen: Mapping[str, Candidate]) -> dict[str, Candidate]:
@@ -161,7 +164,7 @@ class Finale:
     def _about(self) -> dict[str, Any]:
         """Return what ``front.json`` says first: what was searched, and for what."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "study": self.study.name,
             "metric": self.study.task.metric,
             "higher_is_better": self.study.task.higher_is_better,
@@ -210,7 +213,7 @@ class Finale:
     def _faults(self, folders: Mapping[str, Path]) -> dict[str, list[str]]:
         faults = verify(list(folders.values()))
         for name, folder in folders.items():
-            answer = run_job(self.executor, jobs.reload_check, folder=str(folder))
+            answer = run_job(self.executor, jobs.reload_check, folder=self.store.relative(folder))
             faults[name] = [*faults[name], *answer["faults"]]
         return faults
 

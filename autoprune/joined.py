@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import AutopruneError
 from autoprune.results.changes import what_changed
-from autoprune.searching.history import SURPLUS
+from autoprune.searching.attributes import SURPLUS
 
 SEARCH = "autoprune.search"
 """Attribute of a study: what makes a search the one that is joined."""

@@ -27,10 +27,13 @@ from autoprune.results.records import RunStatus
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
+from autoprune.running.cluster import Cluster
 from autoprune.running.executor import Executor, Opening, reference
+from autoprune.running.freight import Luggage
 from autoprune.running.inline import InlineExecutor
 from autoprune.running.interrupts import InterruptibleExecutor
 from autoprune.running.local import LocalExecutor
+from autoprune.running.ray import RayExecutor
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.candidate import FINAL, Candidate, Score, trial_name
 from autoprune.searching.journal import open_journal
@@ -45,6 +48,7 @@ from autoprune.searching.proxies import EPOCH0, PREDICTED, Correlation, correlat
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
+from autoprune.shipping import Shipping
 from autoprune.study import PruningStudy
 from autoprune.tracked import search_params, search_tags, setting_tags, totals
 from autoprune.training.device import OwnRandomState, kernel_caches, worker_environments
@@ -67,6 +71,7 @@ class SearchRun:
         opening: Opening,
         identity: Mapping[str, Any],
         storage: BaseStorage | None = None,
+        cluster: tuple[Cluster, Luggage] | None = None,
     ) -> None:
         self.study = study
         self.settings = settings
@@ -76,6 +81,7 @@ class SearchRun:
         self.store = store
         self.reporter = reporter
         self.opening = opening
+        self.cluster = cluster
         self.cost = CostModel(grouping)
         self.search_id = search_id
         self.identity = identity
@@ -167,7 +173,7 @@ class SearchRun:
         if not driver.pool.front():
             return
         self.reporter.note("Stopping: the front so far is exported. Stop again to leave that out.")
-        executor.renew(self._open_executor())
+        executor.renew(self._open_executor)
         chosen = {c.name: driver.pool.better(c) for c in driver.pool.front()}
         try:
             self._export(executor, dense, chosen, driver, study, final_study)
@@ -177,8 +183,11 @@ class SearchRun:
     # --- the parts --------------------------------------------------------------------------
 
     def _open_executor(self) -> Executor:
-        workers = self.settings.worker_count()
         limit = self.settings.trial_timeout
+        limits = None if limit is None else {reference(jobs.evaluate): limit}
+        if self.cluster is not None:
+            return self._on_cluster(*self.cluster, limits)
+        workers = self.settings.worker_count()
         if workers == 0:
             return InlineExecutor(self.opening, around=OwnRandomState())
         return LocalExecutor(
@@ -186,14 +195,32 @@ class SearchRun:
             workers=workers,
             log_folder=self.store.logs,
             environments=self._environments(),
-            limits=None if limit is None else {reference(jobs.evaluate): limit},
+            limits=limits,
+        )
+
+    def _on_cluster(
+        self, cluster: Cluster, luggage: Luggage, limits: Mapping[str, float] | None
+    ) -> Executor:
+        workers = self.settings.workers
+        return RayExecutor(
+            cluster,
+            self.opening,
+            root=self.store.root,
+            log_folder=self.store.logs,
+            workers=None if workers == "auto" else workers,
+            freight=Shipping(self.store),
+            luggage=luggage,
+            environment=self._kernels(),
+            limits=limits,
         )
 
     def _environments(self) -> list[dict[str, str]]:
         """Return the variables that workers get, in turn."""
         own = worker_environments() if self.study.device == "auto" else [{}]
-        layers = sum(len(shape) > 1 for shape in self.grouping.shapes.values())
-        return [kernel_caches(layers) | each for each in own]
+        return [self._kernels() | each for each in own]
+
+    def _kernels(self) -> dict[str, str]:
+        return kernel_caches(sum(len(shape) > 1 for shape in self.grouping.shapes.values()))
 
     def _open_tracker(self, search_id: str) -> Tracker:
         uri = self.settings.tracking_uri

@@ -15,6 +15,7 @@ from autoprune.searching.strategy import Strategy
 from autoprune.training.latency import check_engine
 
 Objective = Literal["pareto", "weighted"]
+Engine = Literal["local", "ray"]
 
 LONGEST_NAME = 200
 """Of a study that is joined: Optuna's tables have room for little more."""
@@ -43,7 +44,17 @@ class Settings:
     """Seconds that a trial may take; its worker is ended then, and it is tried again at most twice.
     The time that a new worker takes to load the study does not count."""
     workers: int | Literal["auto"] = "auto"
-    """Worker processes; ``auto`` is one per core (or GPU), 0 runs trials in this process."""
+    """Worker processes; ``auto`` is one per core (or GPU), 0 runs trials in this process. On Ray
+    ``auto`` is as many as the cluster's nodes have room for."""
+    engine: Engine = "local"
+    """Where trials run: in worker processes of this machine, or on a Ray cluster."""
+    address: str | None = None
+    """The Ray cluster's: ``host:port``, ``ray://host:port`` or ``auto``. Without it, the one that
+    this machine is a node of, or else one of this machine's own."""
+    cpus_per_trial: float = 1.0
+    """CPUs that a trial takes of a node of the Ray cluster, and as many threads."""
+    gpus_per_trial: float = 0.0
+    """GPUs that it takes; 0.5 is two trials a GPU, 0 hides them."""
     sampler: str | BaseSampler = "pruning"
     strategy: Strategy = field(default_factory=Strategy)
     """How the sampler ``pruning`` spends the budget."""
@@ -99,6 +110,7 @@ class Settings:
             raise AutopruneError(
                 f"`workers` must be 'auto' or at least 0, but is {self.workers!r}."
             )
+        self._check_engine()
         if isinstance(self.sampler, str):
             check_sampler(self.sampler)
         if self.objective not in ("pareto", "weighted"):
@@ -128,12 +140,32 @@ class Settings:
                 "Use --budget, which counts the trials of all drivers."
             )
 
+    def _check_engine(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise AutopruneError(f"`engine` must be 'local' or 'ray', but is {self.engine!r}.")
+        if self.engine == "ray":
+            if self.workers == 0:
+                raise AutopruneError(
+                    "`workers` must be 'auto' or at least 1 with the engine ray, but is 0."
+                )
+            if not (self.cpus_per_trial > 0 and self.gpus_per_trial >= 0):
+                raise AutopruneError(
+                    f"`cpus_per_trial` must be more than 0 and `gpus_per_trial` at least 0, but "
+                    f"they are {self.cpus_per_trial:g} and {self.gpus_per_trial:g}."
+                )
+        elif self.address is not None or (self.cpus_per_trial, self.gpus_per_trial) != (1, 0):
+            raise AutopruneError(
+                "`address`, `cpus_per_trial` and `gpus_per_trial` must go with the engine ray, "
+                "but the engine is local. Add --engine ray."
+            )
+
     @property
     def latency(self) -> dict[str, Any]:
         """How latency is measured, as jobs take it."""
         return {"engine": self.latency_engine, "batch_size": self.latency_batch}
 
     def worker_count(self) -> int:
+        """Return how many worker processes there are on this machine."""
         if self.workers != "auto":
             return self.workers
         import torch

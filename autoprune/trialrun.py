@@ -14,8 +14,8 @@ from optuna.trial import Trial
 from autoprune.progress import EndedTrial, RunningTrial
 from autoprune.pruning.plan import Plan
 from autoprune.results.records import State, TrialRecord
+from autoprune.searching.attributes import RESUMED
 from autoprune.searching.candidate import FINAL, Candidate, Score
-from autoprune.searching.history import RESUMED
 from autoprune.searching.journal import together
 from autoprune.searching.space import NO_SPARSIFY
 

@@ -14,6 +14,8 @@ from autoprune import SupervisedTask
 
 # The import mode puts no folder on the path, but tests share nets.py and helpers.py.
 
+pytest.register_assert_rewrite("contract")
+
 # The same examples every time: a test that fails does so for everyone.
 settings.register_profile("small", max_examples=12, deadline=None, derandomize=True, database=None)
 settings.load_profile("small")

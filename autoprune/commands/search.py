@@ -12,12 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from autoprune.commands.options import JsonOption, StudyArgument, shown
+from autoprune.commands.options import JsonOption, StudyArgument, names, shown
 
 EXAMPLES = (
     "Examples:  autoprune search --budget 50  |  "
     "autoprune search my_study.py --budget 200 --workers 4 --out runs/mine"
 )
+
+
+class Engine(StrEnum):
+    local = "local"
+    ray = "ray"
 
 
 class Objective(StrEnum):
@@ -44,6 +49,19 @@ def search(
     workers: Annotated[
         str, typer.Option(help="Worker processes; `auto` is one per core or GPU, 0 none.")
     ] = "auto",
+    engine: Annotated[
+        Engine, typer.Option(help="Worker processes of this machine, or a Ray cluster.")
+    ] = Engine.local,
+    address: Annotated[
+        str | None,
+        typer.Option(help="The Ray cluster: HOST:PORT, ray://HOST:PORT or auto."),
+    ] = None,
+    cpus_per_trial: Annotated[
+        float, typer.Option(help="CPUs that a trial takes of the Ray cluster.")
+    ] = 1.0,
+    gpus_per_trial: Annotated[
+        float, typer.Option(help="GPUs that a trial takes of the Ray cluster; may be a fraction.")
+    ] = 0.0,
     out: Annotated[
         Path | None, typer.Option(help="Output folder.  [default: autoprune-runs/<study name>]")
     ] = None,
@@ -117,16 +135,20 @@ def search(
             out=out,
             fresh=fresh,
             seed=seed,
-            criteria=None if criteria is None else _names(criteria),
-            sparsify=None if sparsify is None else _names(sparsify),
+            criteria=None if criteria is None else names(criteria),
+            sparsify=None if sparsify is None else names(sparsify),
             reporter=reporter,
             budget=budget,
             budget_epochs=budget_epochs,
             timeout=timeout,
             trial_timeout=trial_timeout,
             workers=_worker_count(workers),
+            engine=engine.value,
+            address=address,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial,
             sampler=sampler,
-            objectives=_names(objectives),
+            objectives=names(objectives),
             latency_engine=latency_engine,
             latency_batch=latency_batch,
             objective=objective.value,
@@ -165,10 +187,6 @@ def _interruptible(out: Path | None) -> Iterator[None]:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _worker_count(text: str) -> Any:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.files import write_json
 from autoprune.results.mlflow_api import TRIAL_TAG, SearchApi, milliseconds
 from autoprune.results.mlflow_logged import FrontModels
-from autoprune.results.records import FinishRecord, FrontRecord, Record, StartRecord, TrialRecord
+from autoprune.results.records import (
+    AddedRecord,
+    FinishRecord,
+    FrontRecord,
+    Record,
+    StartRecord,
+    TrialRecord,
+)
 
 RUN_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -58,6 +65,8 @@ class MlflowRuns:
             self._trial(record)
         elif isinstance(record, FrontRecord):
             return self._front(record)
+        elif isinstance(record, AddedRecord):
+            return self._added(record)
         else:
             self._finish(record)
         return []
@@ -127,6 +136,21 @@ class MlflowRuns:
                 problems.append(f"the model of {model.key}: {first_line(error)}")
         if problems:
             raise AutopruneError("; ".join(problems))
+        return [f"MLflow cannot be given {name}: it is not there any more." for name in gone]
+
+    def _added(self, record: AddedRecord) -> list[str]:
+        for key, metrics in record.metrics.items():
+            if key in self._api.runs:
+                self._api.log(self._api.runs[key], time=record.time, metrics=metrics)
+        return self._attach(record.files, time=record.time)
+
+    def _attach(self, files: Sequence[str], *, time: float) -> list[str]:
+        """Attach files to the search's own run; return what is not there any more."""
+        gone = [file for file in files if not (self._root / file).exists()]
+        for file in files:
+            if file not in gone:
+                self._api.client.log_artifact(self._api.parent(time), str(self._root / file))
+                self._api.step()
         return [f"MLflow cannot be given {name}: it is not there any more." for name in gone]
 
     def _finish(self, record: FinishRecord) -> None:

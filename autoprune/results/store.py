@@ -7,25 +7,28 @@ import fnmatch
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from autoprune.errors import AutopruneError
-from autoprune.pruning.files import checksum, read_json, write_json
+from autoprune.errors import AutopruneError, first_line
+from autoprune.pruning.files import file_digest, read_json, read_signed, write_json, write_signed
 from autoprune.pruning.groups import Grouping, from_json, to_json
-from autoprune.pruning.weights import file_digest
 from autoprune.results.changes import what_changed
 from autoprune.searching.candidate import DENSE, SPARSE, Candidate
 
 FORMAT = 1
 """Version of the folder's layout."""
+RESTORE = "Restore it, or begin anew with --fresh."
+
+T = TypeVar("T")
 
 
 class Store:
     """Names every file of an output folder, and reads and writes the small ones.
 
-    ``search.json`` says whose folder it is; ``candidates/<name>/`` holds each finished candidate,
+    ``search.json`` says whose folder it is, ``origin.json`` where its study came from;
+    ``candidates/<name>/`` holds each finished candidate,
     its weights only while it may become a parent or an export; ``dense/`` the dense model,
     ``sparse/<digest>/`` parents trained with a sparsifier, ``underway/`` how far trials have come,
     ``front/<name>/`` the exported models, ``spool/`` what MLflow is told, ``front.json`` the
@@ -35,6 +38,7 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).resolve()
         self.identity_file = self.root / "search.json"
+        self.origin_file = self.root / "origin.json"
         self.journal = self.root / "study.journal"
         self.front = self.root / "front"
         self.front_file = self.root / "front.json"
@@ -50,6 +54,10 @@ class Store:
         self._digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
         """Of files of weights, as they were when they were read last."""
         self.underway = self.root / "underway"
+
+    def relative(self, path: Path) -> str:
+        """Return a path in this folder as jobs take it: their store may lie elsewhere."""
+        return path.relative_to(self.root).as_posix()
 
     # --- whose folder it is -----------------------------------------------------------------
 
@@ -186,20 +194,22 @@ class Store:
         shutil.rmtree(self.underway, ignore_errors=True)
 
     def save_candidate(self, candidate: Candidate) -> None:
-        content = candidate.to_json()
-        file = self.folder(candidate.name) / "candidate.json"
-        write_json(file, content | {"checksum": checksum(content)})
+        write_signed(self.folder(candidate.name) / "candidate.json", candidate.to_json())
 
     def load_candidate(self, name: str) -> Candidate:
         """Return a finished candidate; raise `AutopruneError` if its file was altered."""
         file = self.folder(name) / "candidate.json"
-        value = read_json(file)
-        if not isinstance(value, dict) or value.get("checksum", "") not in ("", checksum(value)):
+        return self._rebuilt(file, Candidate.from_json, read_signed(file, way_out=RESTORE))
+
+    def _rebuilt(self, file: Path, build: Callable[[dict[str, Any]], T], value: Any) -> T:
+        """Return what a file's value stands for; raise `AutopruneError` if it is none."""
+        try:
+            return build(value)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise AutopruneError(
-                f"{file} must be as the search wrote it, but its checksum does not fit its "
-                f"content: it was altered. Restore it, or begin anew with --fresh."
-            )
-        return Candidate.from_json(value)
+                f"{file} must be as autoprune wrote it, but reading it gave "
+                f"{first_line(error)}: it was altered. {RESTORE}"
+            ) from error
 
     def is_intact(self, candidate: Candidate) -> bool:
         """Return whether a candidate's weights are there, and are what was written."""
@@ -236,11 +246,14 @@ class Store:
         write_json(self.groups_file, to_json(grouping))
 
     def load_grouping(self) -> Grouping:
-        return from_json(read_json(self.groups_file))
+        return self._rebuilt(self.groups_file, from_json, read_json(self.groups_file))
 
 
 OWN = (
     "search.json",
+    "origin.json",
+    "sensitivity.*",
+    "cache",
     "study.journal*",
     "front",
     "front.new",
@@ -249,6 +262,7 @@ OWN = (
     "front.html",
     "proxy.png",
     "proxy.html",
+    "report.html",
     "dense",
     "candidates",
     "sparse",
@@ -259,8 +273,11 @@ OWN = (
     "spool",
     ".lock",
     ".search.json.*",
+    ".origin.json.*",
+    ".sensitivity.*",
     ".front.*",
     ".proxy.*",
+    ".report.*",
 )
 """What a search writes into its folder, as patterns; the hidden files are half written ones."""
 

@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from autoprune.errors import AutopruneError, first_line, is_full
-from autoprune.searching.history import EPOCHS, RESUMED, SURPLUS
+from autoprune.searching.attributes import EPOCHS, RESUMED, SURPLUS
 
 
 @contextmanager
