@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 
 from autoprune import jobs
 from autoprune.asking import ended_trials
@@ -17,6 +18,7 @@ from autoprune.dense import Dense, prepare_dense
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError, is_full, without_room
 from autoprune.finale import Finale, UnexpectedError
+from autoprune.joined import Crew
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json
@@ -34,10 +36,10 @@ from autoprune.running.local import LocalExecutor
 from autoprune.running.ray import RayExecutor
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.candidate import FINAL, Candidate, Score, trial_name
+from autoprune.searching.journal import open_journal
 from autoprune.searching.objectives import cost_of
 from autoprune.searching.optuna_study import (
     ended_counts,
-    open_journal,
     open_study,
     quiet_optuna,
     trained_epochs,
@@ -67,6 +69,8 @@ class SearchRun:
         search_id: str,
         reporter: Reporter,
         opening: Opening,
+        identity: Mapping[str, Any],
+        storage: BaseStorage | None = None,
         cluster: tuple[Cluster, Luggage] | None = None,
     ) -> None:
         self.study = study
@@ -80,6 +84,10 @@ class SearchRun:
         self.cluster = cluster
         self.cost = CostModel(grouping)
         self.search_id = search_id
+        self.identity = identity
+        self.crew = Crew(search_id[:8]) if settings.join else None
+        self.storage = storage
+        """Where the Optuna study is; None for a journal file in the folder."""
         self.tracker = self._open_tracker(search_id)
 
     def run(self) -> SearchResult:
@@ -117,6 +125,8 @@ class SearchRun:
         self, executor: InterruptibleExecutor, deadline: float | None
     ) -> tuple[SearchResult, dict[str, float]]:
         study, final_study = self._optuna_study(""), self._optuna_study(FINAL)
+        if self.crew is not None:
+            self.crew.enter(study, self.identity, self.store.root)
         dense = prepare_dense(
             self.study, self.store, executor, self.reporter, latency=self._latency
         )
@@ -133,10 +143,10 @@ class SearchRun:
             self._export_so_far(executor, dense, driver, study, final_study)
             raise
         if not driver.pool.candidates:
-            raise AutopruneError(
-                "No trial was completed, so there is no front. "
-                "Raise --budget, --budget-epochs or --timeout."
-            )
+            bounds = "--budget, --budget-epochs or --timeout"
+            if self.crew is not None:
+                bounds = "--budget, which the other drivers have used up, or --timeout"
+            raise AutopruneError(f"No trial was completed, so there is no front. Raise {bounds}.")
         try:
             chosen = self._finish(driver, final_study)
         except KeyboardInterrupt:
@@ -230,11 +240,15 @@ class SearchRun:
         if self.settings.objective == "weighted":
             objectives = [("weighted", True)]
         if self.settings.storage is None:
-            journal = open_journal(self.store.journal)
-            return open_study(self.study.name + suffix, storage=journal, objectives=objectives)
+            if self.storage is None:
+                self.storage = open_journal(self.store.journal)
+            return open_study(self.study.name + suffix, storage=self.storage, objectives=objectives)
+        assert self.storage is not None
         # Others may keep studies there too: the search's id keeps ours apart.
-        name = f"{self.study.name}-{self.search_id[:8]}{suffix}"
-        return open_study(name, storage=self.settings.storage, objectives=objectives)
+        name = f"{self.settings.join or self.study.name}-{self.search_id[:8]}{suffix}"
+        if self.settings.join is not None and suffix != FINAL:
+            name = self.settings.join
+        return open_study(name, storage=self.storage, objectives=objectives)
 
     def _sampler(self, dense: Dense, *, trials: int) -> BaseSampler:
         if isinstance(self.settings.sampler, BaseSampler):
@@ -292,6 +306,7 @@ class SearchRun:
             budget_epochs=self.settings.budget_epochs,
             final_epochs=self.study.final_epochs,
             tags=search_tags(self.study),
+            crew=self.crew,
         )
 
     @property

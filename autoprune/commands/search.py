@@ -106,6 +106,10 @@ def search(
             help="Cut trials from what earlier ones trained, or all from the dense model.",
         ),
     ] = True,
+    join: Annotated[
+        str | None,
+        typer.Option(help="Share the study of this NAME in --storage with other drivers."),
+    ] = None,
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL.  [default: a journal file in OUT]")
     ] = None,
@@ -152,6 +156,7 @@ def search(
             early_stop=stop,
             inherit=inherit,
             storage=storage,
+            join=join,
             tracking_uri=tracking_uri,
             experiment=experiment,
         )
