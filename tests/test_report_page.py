@@ -141,6 +141,9 @@ CUT_OFF = """() => {
     .map(([n]) => `${n.tagName} ${n.textContent.slice(0, 40)}`);
 }"""
 """Names what reaches beyond the page's sides, and does not scroll by itself."""
+SCROLLS = """() => [...document.querySelectorAll('.wide')]
+  .filter((n) => n.scrollWidth > n.clientWidth).map((n) => n.textContent.slice(0, 60))"""
+"""Names tables that are wider than the page."""
 OVERLAPS = """() => {
   const kinds = 'h1, h2, h3, p, dt, dd, button, summary, pre, select';
   const boxes = [...document.querySelectorAll(kinds)]
@@ -166,6 +169,7 @@ def test_nothing_is_cut_off_or_overlaps(width: int, browser: Browser, report: Pa
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width
         assert page.evaluate(CUT_OFF) == []
+        assert page.evaluate(SCROLLS) == []
         assert page.evaluate(OVERLAPS) == []
 
 

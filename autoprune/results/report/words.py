@@ -174,7 +174,7 @@ def commands(
                 "title": "Serve it over HTTP",
                 "note": "Answers POST requests to http://127.0.0.1:5001/invocations.",
                 "code": f"export MLFLOW_TRACKING_URI={database}\n"
-                "mlflow models serve --env-manager local -p 5001 \\\n"
+                "mlflow models serve -p 5001 \\\n  --env-manager local \\\n"
                 f"  -m runs:/{run}/model",
             }
         )

@@ -8,10 +8,10 @@ const COLUMNS = [
   { name: 'Of dense', kind: 'side', of: (t) => t.params, show: (t) => percent(t.params, data.dense.params) },
   { name: 'Validation', of: (t) => shownScore(t), show: (t) => score(shownScore(t)) },
   { name: 'Test', kind: 'side', of: (t) => (onFront.get(t.name) || {}).test, show: (t) => (onFront.has(t.name) ? score(onFront.get(t.name).test) : '') },
-  { name: 'Multiply-adds', kind: 'side', of: (t) => t.macs, show: (t) => short(t.macs) },
-  { name: 'Epochs', kind: 'side', of: (t) => t.epochs, show: (t) => whole(t.epochs) },
+  { name: 'Multiply-adds', kind: 'side extra', of: (t) => t.macs, show: (t) => short(t.macs) },
+  { name: 'Epochs', kind: 'side extra', of: (t) => t.epochs, show: (t) => whole(t.epochs) },
   { name: 'Criterion', kind: 'text side', of: (t) => t.criterion },
-  { name: 'Parent', kind: 'text side', of: (t) => t.parent },
+  { name: 'Parent', kind: 'text side extra', of: (t) => t.parent },
 ];
 
 function trialsSection() {
