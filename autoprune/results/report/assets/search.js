@@ -39,7 +39,7 @@ const PROXIES = { epoch0: 'the score before training', predicted: "the search's 
 function proxyPart() {
   const trials = data.trials.filter((t) => !t.final && t.state === 'complete' && t.curve.length > 1 && isNumber(t.curve[0]) && isNumber(t.valid));
   if (trials.length < 4) return null;
-  const said = Object.entries(data.proxies).map(([name, p]) => `${PROXIES[name] || name} ${isNumber(p.within_sizes) ? p.within_sizes.toFixed(2) : 'not known'} (${whole(p.binned)} trials in ${whole(p.bins)} sizes)`);
+  const said = Object.entries(data.proxies).map(([name, p]) => `${PROXIES[name] || name} ${isNumber(p.within_sizes) ? p.within_sizes.toFixed(2) : 'not known'} (${whole(p.binned)} trials in ${whole(p.bins)} ${p.bins === 1 ? 'size' : 'sizes'})`);
   const sizes = trials.map((t) => Math.log10(t.params));
   const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
   const drawn = chart(() => 'Final score over the score before training', (width) => {
@@ -75,7 +75,7 @@ function frozenSection() {
   const all = data.dense.params || 0;
   if (data.blocked.length) {
     const blocked = [...data.blocked].sort((a, b) => b.params - a.params);
-    node.append(table([['Layer', 'text'], ['Parameters'], ['Share'], ['Why its own channels stay', 'text']],
+    node.append(table([['Layer', 'text'], ['Parameters'], ['Share'], ['Why its own channels stay', 'text wrap']],
       blocked.map((b) => [[b.layer, 'text wrap'], [whole(b.params)], [percent(b.params, all)], [b.reason, 'text wrap']])));
     node.append(el('p', { class: 'note' }, 'Such a layer still gets smaller where its inputs are pruned.'));
   } else {
@@ -84,7 +84,7 @@ function frozenSection() {
   const failed = data.trials.filter((t) => t.state === 'failed' && t.cause);
   if (failed.length) {
     node.append(el('details', {}, el('summary', {}, `${whole(failed.length)} failed ${failed.length === 1 ? 'trial' : 'trials'}`),
-      table([['Trial', 'text'], ['Cause', 'text']], failed.map((t) => [[t.name, 'text'], [t.cause, 'text wrap']]))));
+      table([['Trial', 'text'], ['Cause', 'text wrap']], failed.map((t) => [[t.name, 'text'], [t.cause, 'text wrap']]))));
   }
   for (const m of data.rejected) {
     node.append(el('p', { class: 'bad' }, `${m.name} was left off the front, as its export did not answer as it did in memory: ${m.problems.join('; ')}`));
