@@ -118,6 +118,24 @@ def test_it_tells_the_search_as_a_whole(finished: Path) -> None:
     assert data["proxies"]["epoch0"]["within_sizes"] == 0.62
     assert data["versions"]["torch"] == "2.13.0"
     assert all(g["sensitivity"] < 0 for g in data["groups"])
+    assert data["harm"]["shares"] == [0.25, 0.5, 0.75]
+    assert all(len(row["lost"]) == 3 and min(row["lost"]) > 0 for row in data["harm"]["rows"])
+
+
+def test_bench_figures_and_baselines_are_shown(out: Path) -> None:
+    file = out / "front.json"
+    front = json.loads(file.read_text())
+    name = front["front"][0]["name"]
+    timed = {"seconds": 0.002, "spread": 0.0001, "runs": 50}
+    run = {"runtime": "onnx", "batch_size": 8, "threads": 2, "device": "cpu", "cpu": "x", "time": 1}
+    uniform = {"name": "uniform-1000", "params": 1000, "valid": 0.8, "test": 0.79, "key": "k"}
+    added = {"bench": [{**run, "models": {"dense": timed, name: timed}}], "baselines": [uniform]}
+    file.write_text(json.dumps(front | added))
+    _, data = written(out)
+    last = data["front"][0]["latencies"][-1]
+    assert (last["engine"], last["batch_size"], last["when"]) == ("onnx", 8, "autoprune bench")
+    assert data["dense"]["latencies"][-1]["seconds"] == 0.002
+    assert data["baselines"] == [{n: uniform[n] for n in ("name", "params", "valid", "test")}]
 
 
 def test_commands_name_the_folder_as_it_was_given(
@@ -169,7 +187,7 @@ def test_the_page_may_load_nothing(finished: Path) -> None:
     ("settings", "words"),
     [
         ({"complete": False}, "None of its 20 trials was completed"),
-        ({"exported": False}, "ended before its front was exported"),
+        ({"exported": False}, "no front was exported"),
         ({"trials": 0, "complete": False}, "No trial has ended yet"),
     ],
 )

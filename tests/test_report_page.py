@@ -185,6 +185,6 @@ def test_hostile_names_are_shown_as_they_are(browser: Browser, tmp_path: Path) -
 def test_a_search_without_a_front_says_why(browser: Browser, tmp_path: Path) -> None:
     out = fabricate(tmp_path / "out", exported=False)
     with opened(browser, write_report(out)) as page:
-        assert "ended before its front was exported" in page.locator(".notice").inner_text()
+        assert "no front was exported" in page.locator(".notice").inner_text()
         assert page.locator("#trials tbody tr").count() == 20
         assert "not exported" not in page.locator("#model").inner_text()

@@ -5,6 +5,7 @@ function searchSection() {
   if (!parts.length) return;
   const node = section('search', 'How the search went');
   node.append(el('div', { class: 'pair' }, parts));
+  if (data.harm) node.append(harmPart());
 }
 
 function growthPart() {
@@ -68,6 +69,21 @@ function sensitivityPart() {
   const rows = groups.map((g) => ({ name: g.name, share: most > least ? 0.04 + (0.96 * (g.sensitivity - least)) / (most - least) : 1, of: 1, value: g.sensitivity.toFixed(1) }));
   return el('div', {}, el('h3', {}, 'Sensitivity per group'), bars(rows, { many: rows.length > 16 }),
     el('p', { class: 'note' }, 'Logarithm of the mean Fisher score of a channel of the dense model: where it is high, a channel is missed more.'));
+}
+
+// A map of what each cut alone costs: the more, the darker.
+function harmPart() {
+  const { criterion, shares, rows } = data.harm;
+  const most = Math.max(...rows.flatMap((r) => r.lost).filter(isNumber), 1e-9);
+  const head = shares.map((share) => [share ? `${Number((100 * share).toPrecision(3))}%` : 'dropped']);
+  const drawn = table([['Group', 'text'], ...head], rows.map((r) => [[r.name.replace(/\.block$/, ''), 'text'], ...r.lost.map((v) => [isNumber(v) ? v.toFixed(3) : ''])]));
+  drawn.classList.add('heat');
+  rows.forEach((r, i) => r.lost.forEach((v, j) => {
+    const part = isNumber(v) ? Math.max(v, 0) / most : 0;
+    drawn.querySelector('tbody').rows[i].cells[j + 1].style.background = `color-mix(in srgb, var(--orange) ${Math.round(60 * part)}%, transparent)`;
+  }));
+  return el('div', {}, el('h3', { class: 'later' }, 'What cutting one group alone costs'), drawn,
+    el('p', { class: 'note' }, `${data.metric} lost on validation when the group keeps that share of its channels, cut by ${criterion}, with no training after it.`));
 }
 
 function frozenSection() {
