@@ -10,6 +10,9 @@ import sys
 from autoprune.errors import AutopruneError
 from autoprune.results.store import Store
 
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""A UI to look at runs needs none of the processes that MLflow starts for jobs."""
+
 
 def serve(store: Store, *, host: str, port: int) -> None:
     """Run the MLflow UI until it is stopped.
@@ -40,7 +43,7 @@ def serve(store: Store, *, host: str, port: int) -> None:
         "--host", host, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     print(f"MLflow on http://{host}:{port} (Ctrl-C ends it)", flush=True)
-    process = subprocess.Popen(command, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"})
+    process = subprocess.Popen(command, env=os.environ | QUIET)
     try:
         code = process.wait()
     except KeyboardInterrupt:
