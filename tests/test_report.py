@@ -15,6 +15,7 @@ import pytest
 from fabricate import fabricate
 from helpers import environment
 
+from autoprune.commands.report import report
 from autoprune.errors import AutopruneError
 from autoprune.results.report.page import write_report
 from autoprune.results.report.trials import TrialFacts, is_uniform
@@ -252,6 +253,18 @@ def test_the_command_needs_no_torch(out: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert (out / "report.html").stat().st_size > 30_000
     assert run.stdout.startswith("Wrote ")
+
+
+def test_it_opens_in_the_browser_if_asked(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("webbrowser.open", shown.append)
+    file = tmp_path / "here.html"
+    report(out, to=file, open_it=False)
+    assert shown == []
+    report(out, to=file, open_it=True)
+    assert shown == [file.as_uri()]
 
 
 def test_a_recipe_is_a_sentence() -> None:
