@@ -136,6 +136,13 @@ def search(
         typer.Option(help="MLflow tracking URI; `none` for none.  [default: a database in OUT]"),
     ] = None,
     experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "autoprune",
+    register: Annotated[
+        str | None,
+        typer.Option(
+            help="Model in MLflow's registry that gets the front as versions, with the aliases "
+            "smallest, knee and best."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the front alone.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -172,6 +179,7 @@ def search(
             storage=storage,
             tracking_uri=tracking_uri,
             experiment=experiment,
+            register=register,
         )
     if as_json:
         typer.echo((result.out / "front.json").read_text(), nl=False)

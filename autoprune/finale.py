@@ -14,6 +14,7 @@ from autoprune.errors import AutopruneError
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.files import write_json
 from autoprune.pruning.groups import Grouping
+from autoprune.results.choosing import worth_a_look
 from autoprune.results.export import METRICS, reference_file, reference_layout, verify
 from autoprune.results.figures import (
     ProxyPoint,
@@ -22,8 +23,9 @@ from autoprune.results.figures import (
     proxy_figure,
     proxy_picture,
 )
+from autoprune.results.notes import aliases_of, front_note, model_line
 from autoprune.results.provenance import versions
-from autoprune.results.records import FrontModel
+from autoprune.results.records import FrontModel, Overview
 from autoprune.results.result import Model, SearchResult, open_result
 from autoprune.results.store import Store
 from autoprune.running.executor import Done, Executor, Failed, JobFunction, Progress
@@ -153,10 +155,27 @@ class Finale:
                 metrics=_metrics(models[name]),
                 module=lambda n=name: result.load(n),  # type: ignore[misc]
                 example=self.study.example,
+                about=model_line(models[name], result.dense, result.metric),
             )
             for name, candidate in front.items()
             if name in models
         ]
+
+    def overview(
+        self, result: SearchResult, front: Mapping[str, Candidate], *, register: str | None
+    ) -> Overview:
+        """Return what the search's own run says of the front."""
+        trials = {name: candidate.name for name, candidate in front.items()}
+        chosen = worth_a_look(
+            result.front, dense=result.dense, higher_is_better=result.higher_is_better
+        )
+        dense = {"test": result.dense.test, "final_latency_ms": result.dense.latency_ms}
+        return Overview(
+            note=front_note(result, chosen, trials=trials, register=register),
+            aliases={alias: trials[name] for alias, name in aliases_of(chosen).items()},
+            dense={name: value for name, value in dense.items() if value is not None},
+            register=register,
+        )
 
     def _about(self) -> dict[str, Any]:
         """Return what ``front.json`` says first: what was searched, and for what."""

@@ -44,7 +44,7 @@ from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
-from autoprune.tracked import search_params, search_tags, setting_tags, totals
+from autoprune.tracked import dense_record, search_params, search_tags, setting_tags, totals
 from autoprune.training.device import OwnRandomState, kernel_caches, worker_environments
 
 
@@ -113,6 +113,9 @@ class SearchRun:
         study, final_study = self._optuna_study(""), self._optuna_study(FINAL)
         dense = prepare_dense(
             self.study, self.store, executor, self.reporter, latency=self._latency
+        )
+        self.tracker.dense(
+            dense_record(self.study, dense.score, prepared=self.store.dense_prepared)
         )
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
@@ -315,8 +318,11 @@ class SearchRun:
         pictures = finale.pictures(
             read_json(self.store.front_file), list(driver.pool.candidates.values())
         )
+        front = finale.front(chosen)
         self.tracker.front(
-            finale.tracked(result, finale.front(chosen)), [self.store.front_file, *pictures]
+            finale.tracked(result, front),
+            [self.store.front_file, *pictures],
+            finale.overview(result, front, register=self.settings.register),
         )
         return result, totals(result, dense=dense.score, epochs=epochs, proxies=proxies)
 

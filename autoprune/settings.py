@@ -10,6 +10,7 @@ from typing import Any, Literal
 from optuna.samplers import BaseSampler
 
 from autoprune.errors import AutopruneError
+from autoprune.results.mlflow_registry import check_name
 from autoprune.searching.sampler import check_sampler
 from autoprune.searching.strategy import Strategy
 from autoprune.training.latency import check_engine
@@ -63,6 +64,9 @@ class Settings:
     tracking_uri: str | None = field(default=None, repr=False)
     """An MLflow tracking URI; by default a database in the output folder; ``none`` for none."""
     experiment: str = "autoprune"
+    register: str | None = None
+    """Name in MLflow's model registry that the front's models become versions of, with the aliases
+    ``smallest``, ``knee`` and ``best``."""
 
     def __post_init__(self) -> None:
         names = self.objectives
@@ -104,6 +108,13 @@ class Settings:
             raise AutopruneError(
                 f"`accuracy_weight` must be between 0 and 1, but is {self.accuracy_weight}."
             )
+
+        if self.register is not None:
+            check_name(self.register)
+            if self.tracking_uri == "none":
+                raise AutopruneError(
+                    "`register` must go with MLflow, but `tracking_uri` is 'none'. Leave out one."
+                )
 
     @property
     def latency(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from autoprune.account import Account
 from autoprune.pool import Pool
@@ -11,7 +12,11 @@ from autoprune.progress import EndedTrial, FrontPoint, Reporter, Stage, Status
 from autoprune.results.records import State
 from autoprune.results.tracking import Tracker
 from autoprune.searching.candidate import Candidate, Score
+from autoprune.searching.pareto import front_hypervolume
 from autoprune.trialrun import TrialRun
+
+COVERED = "hypervolume_by_trial"
+"""The metric of the search's run that grows with the front; its steps are finished trials."""
 
 
 class Teller:
@@ -58,18 +63,31 @@ class Teller:
 
         Whenever this process is killed, the tracker's record can be told from the study to hold.
         """
-        self._tracker.trial(
-            run.record(
-                state,
-                candidate,
-                cause=cause,
-                channels=self._channels,
-                dense_params=self._dense.params,
-                tags=self._tags,
-            )
+        record = run.record(
+            state,
+            candidate,
+            cause=cause,
+            channels=self._channels,
+            dense_params=self._dense.params,
+            tags=self._tags,
         )
+        if candidate is not None and not run.is_final:
+            step = len(self._pool.candidates) + 1
+            record = replace(record, search_metrics=self._covered_with(candidate), step=step)
+        self._tracker.trial(record)
         yield
         self._tracker.ended(run.name)
+
+    def _covered_with(self, candidate: Candidate) -> dict[str, float]:
+        """Return how much of the plane the front covers once it has this candidate, too."""
+        if not self._pool.higher_is_better:
+            return {}
+        covered = front_hypervolume(
+            [(c.score.params, c.score.valid) for c in (*self._pool.front(), candidate)],
+            dense_params=self._dense.params,
+            dense_valid=self._dense.valid,
+        )
+        return {} if covered is None else {COVERED: covered}
 
     def search_stages(self, budget: int | None, done: int) -> list[Stage]:
         """Return what bounds the search, in trials and in epochs; the last one is shown."""

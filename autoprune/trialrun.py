@@ -13,7 +13,8 @@ from optuna.trial import Trial
 
 from autoprune.progress import EndedTrial, RunningTrial
 from autoprune.pruning.plan import Plan
-from autoprune.results.records import State, TrialRecord
+from autoprune.results.notes import plan_note
+from autoprune.results.records import KIND, State, TrialRecord
 from autoprune.searching.candidate import FINAL, Candidate, Score
 from autoprune.searching.history import RESUMED
 from autoprune.searching.space import NO_SPARSIFY
@@ -226,7 +227,7 @@ class TrialRun:
         plan = candidate.plan if candidate else self.plan
         return TrialRecord(
             key=self.name,
-            run_name=f"{self.name} {share:.1%} {label}",
+            run_name=f"{self.name} {share:.1%} params {label}",
             state=state,
             params={**self._params(), "parent": self.parent},
             metrics=metrics,
@@ -236,7 +237,12 @@ class TrialRun:
                 **({"valid_earlier_steps": self.earlier} if self.earlier else {}),
                 **({"valid_sparsify": self.sparsify_curve} if self.sparsify_curve else {}),
             },
-            tags={**tags, **({"cause": cause} if cause else {})},
+            tags={
+                **tags,
+                KIND: "final" if self.is_final else "trial",
+                **({"cause": cause} if cause else {}),
+            },
+            note=plan_note(plan, parent=self.parent),
             plan=plan.to_json(),
             sparsity={n: 1 - width / channels[n] for n, width in plan.widths.items()},
             started=self.started,
