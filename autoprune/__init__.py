@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autoprune.pruning.plan import Plan as Plan
     from autoprune.replaying import replay as replay
     from autoprune.results.load import load as load
+    from autoprune.results.picking import pick as pick
     from autoprune.results.result import SearchResult as SearchResult
     from autoprune.results.result import open_result as open_result
     from autoprune.run import search as search
@@ -56,6 +57,7 @@ _HOMES = {
     "load": "autoprune.results.load",
     "load_study": "autoprune.study",
     "open_result": "autoprune.results.result",
+    "pick": "autoprune.results.picking",
     "replay": "autoprune.replaying",
     "search": "autoprune.run",
     "sparsifier": "autoprune.training.sparsify",

@@ -10,8 +10,7 @@ from autoprune import jobs
 from autoprune.errors import AutopruneError
 from autoprune.finale import UnexpectedError, run_job
 from autoprune.progress import Reporter, Status
-from autoprune.pruning.files import read_json, write_json, write_whole
-from autoprune.pruning.weights import file_digest
+from autoprune.pruning.files import file_digest, read_json, write_json, write_whole
 from autoprune.results.diagnosis import weak_ground
 from autoprune.results.store import Store
 from autoprune.running.executor import Executor

@@ -15,7 +15,8 @@ from autoprune.progress import Reporter, Status
 from autoprune.pruning.files import write_json
 from autoprune.pruning.groups import Grouping
 from autoprune.results.choosing import worth_a_look
-from autoprune.results.export import METRICS, reference_file, reference_layout, verify
+from autoprune.results.export import reference_file, reference_layout, verify
+from autoprune.results.exported import METRICS
 from autoprune.results.figures import (
     ProxyPoint,
     front_figure,

@@ -28,7 +28,7 @@ from autoprune import run
 from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.cost import CostModel
-from autoprune.pruning.weights import file_digest
+from autoprune.pruning.files import file_digest
 from autoprune.results.store import Store
 from autoprune.running.executor import Event, Failed
 from autoprune.searching.candidate import DENSE, Candidate, trial_name

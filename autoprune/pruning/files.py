@@ -64,3 +64,9 @@ def checksum(content: Mapping[str, Any]) -> str:
     """Return the SHA-256 of JSON content, its own ``checksum`` left out."""
     rest = {key: value for key, value in content.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

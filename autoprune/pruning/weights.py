@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError
-from autoprune.pruning.files import write_whole
+from autoprune.pruning.files import file_digest, write_whole
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -21,12 +21,6 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     content = save(plain)
     write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError, first_line
-from autoprune.pruning.files import checksum, write_json
+from autoprune.pruning.files import checksum, file_digest, write_json
 from autoprune.pruning.forward import (
     batch_size_of,
     call,
@@ -29,11 +29,11 @@ from autoprune.pruning.forward import (
 )
 from autoprune.pruning.masks import count_nonzero
 from autoprune.pruning.plan import Plan
-from autoprune.pruning.weights import file_digest, load_tensors, save_model, save_tensors
-from autoprune.results.load import PLAN, WEIGHTS
+from autoprune.pruning.weights import load_tensors, save_model, save_tensors
+from autoprune.results.exported import PLAN, WEIGHTS
 from autoprune.training.programs import at_batch, export_program, save_onnx
 
-PROGRAM, ONNX, METRICS = "model.pt2", "model.onnx", "metrics.json"
+PROGRAM, ONNX = "model.pt2", "model.onnx"
 TOLERANCE = 1e-4
 """Largest allowed difference between an exported model's outputs and the model's in memory, as a
 share of the largest output if that is above 1."""

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.cut import load_state
-from autoprune.pruning.files import checksum, read_json
-from autoprune.pruning.groups import module_of
 from autoprune.pruning.masks import count_nonzero
-from autoprune.pruning.plan import Plan
-from autoprune.pruning.weights import file_digest, load_tensors
-
-WEIGHTS, PLAN = "model.safetensors", "plan.json"
+from autoprune.pruning.weights import load_tensors
+from autoprune.results.exported import PLAN, WEIGHTS, check_file, read_plan
 
 
 def load(folder: str | Path, *, model: nn.Module) -> nn.Module:
@@ -46,9 +40,9 @@ def load(folder: str | Path, *, model: nn.Module) -> nn.Module:
     folder = Path(folder)
     if not folder.is_dir():
         raise AutopruneError(f"`folder` must be an exported model's folder, but {folder} is none.")
-    exported = _read_plan(folder / PLAN)
+    exported = read_plan(folder / PLAN)
     for name, digest in exported.files.items():
-        _check_file(folder / name, digest)
+        check_file(folder / name, digest)
     state = load_tensors(folder / WEIGHTS, sha256=exported.sha256)
     small = load_state(model, state, dropped=exported.dropped).eval()
     found = count_nonzero(small, exported.zeroed)
@@ -58,49 +52,3 @@ def load(folder: str | Path, *, model: nn.Module) -> nn.Module:
             f"is this the right model?"
         )
     return small
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Exported:
-    """What an exported plan says about its weights."""
-
-    params: int
-    sha256: str
-    dropped: tuple[str, ...]
-    """Modules that the model lacks."""
-    zeroed: tuple[str, ...]
-    """Parameters of which only what is not zero counts."""
-    files: Mapping[str, str]
-    """SHA-256 of the files of the other formats, by name."""
-
-
-def _check_file(file: Path, digest: str) -> None:
-    """Raise `AutopruneError` for an exported file that is there, but is another one."""
-    if file.exists() and file_digest(file) != digest:
-        raise AutopruneError(
-            f"{file} must have the checksum that was recorded for it, but has another one: "
-            f"it was altered or cut short. Export it again."
-        )
-
-
-def _read_plan(file: Path) -> _Exported:
-    plan = read_json(file)
-    if not isinstance(plan, dict) or plan.get("checksum") != checksum(plan):
-        raise AutopruneError(
-            f"{file} must be as autoprune exported it, but its checksum does not fit "
-            f"its content: it was altered. Export it again."
-        )
-    params, digest = plan.get("params"), plan.get("sha256")
-    if type(params) is not int or not isinstance(digest, str):
-        raise AutopruneError(
-            f"{file} must have `params`, a whole number, and `sha256`, a text, but has "
-            f"{params!r} and {digest!r}. Export it again."
-        )
-    kept = Plan.from_json(plan).kept or {}
-    return _Exported(
-        params=params,
-        sha256=digest,
-        dropped=tuple(module_of(name) for name, channels in kept.items() if not channels),
-        zeroed=tuple(plan.get("zeroed", ())),
-        files={Path(str(n)).name: str(d) for n, d in dict(plan.get("files", {})).items()},
-    )

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import AutopruneError
-from autoprune.pruning.files import checksum, read_json, write_json
+from autoprune.pruning.files import checksum, file_digest, read_json, write_json
 from autoprune.pruning.groups import Grouping, from_json, to_json
-from autoprune.pruning.weights import file_digest
 from autoprune.results.changes import what_changed
 from autoprune.searching.candidate import DENSE, SPARSE, Candidate
 

@@ -1,0 +1,1 @@
+"""The commands, one module each: what `cli` assembles. Each parses, calls and prints."""

@@ -1,0 +1,178 @@
+"""`autoprune search`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from autoprune.commands.options import JsonOption, StudyArgument, shown
+
+EXAMPLES = (
+    "Examples:  autoprune search --budget 50  |  "
+    "autoprune search my_study.py --budget 200 --workers 4 --out runs/mine"
+)
+
+
+class Objective(StrEnum):
+    pareto = "pareto"
+    weighted = "weighted"
+
+
+def search(
+    study: StudyArgument = "digits",
+    budget: Annotated[
+        int | None, typer.Option(help="Trials to run.  [default: 50, without --budget-epochs]")
+    ] = None,
+    budget_epochs: Annotated[
+        int | None,
+        typer.Option(help="Epochs to train in all; trials and final stage share them."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds after which no new trial begins.")
+    ] = None,
+    trial_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds that a trial may take before its worker is ended."),
+    ] = None,
+    workers: Annotated[
+        str, typer.Option(help="Worker processes; `auto` is one per core or GPU, 0 none.")
+    ] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder.  [default: autoprune-runs/<study name>]")
+    ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Delete the search that OUT holds, and begin anew."),
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Replaces the study's seed.")] = None,
+    sampler: Annotated[
+        str, typer.Option(help="pruning (ours), or Optuna's tpe, nsga2, gp, random.")
+    ] = "pruning",
+    criteria: Annotated[
+        str | None, typer.Option(help="Criteria to search, e.g. `taylor,l2`; replaces the study's.")
+    ] = None,
+    sparsify: Annotated[
+        str | None,
+        typer.Option(help="Sparsifiers to search, e.g. `none,l1`; replaces the study's."),
+    ] = None,
+    objectives: Annotated[
+        str,
+        typer.Option(help="The score and what it costs: params, macs, size, memory, latency."),
+    ] = "accuracy,params",
+    latency_engine: Annotated[
+        str, typer.Option(help="What measures latency: eager, compile or onnx.")
+    ] = "eager",
+    latency_batch: Annotated[
+        int, typer.Option(help="Samples in the batch that latency is measured on.")
+    ] = 1,
+    objective: Annotated[
+        Objective, typer.Option(help="A front, or one weighted number per trial.")
+    ] = Objective.pareto,
+    accuracy_weight: Annotated[
+        float, typer.Option(help="Weight of the score for `--objective weighted`.")
+    ] = 0.8,
+    stop: Annotated[
+        bool, typer.Option("--stop/--no-stop", help="Stop clearly dominated trials early.")
+    ] = True,
+    inherit: Annotated[
+        bool,
+        typer.Option(
+            "--inherit/--no-inherit",
+            help="Cut trials from what earlier ones trained, or all from the dense model.",
+        ),
+    ] = True,
+    storage: Annotated[
+        str | None, typer.Option(help="Optuna storage URL.  [default: a journal file in OUT]")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow tracking URI; `none` for none.  [default: a database in OUT]"),
+    ] = None,
+    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "autoprune",
+    register: Annotated[
+        str | None,
+        typer.Option(
+            help="Model in MLflow's registry that gets the front as versions, with the aliases "
+            "smallest, knee and best."
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the front alone.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for smaller models, and export those that nothing beats.
+
+    The same command again goes on where an earlier one stopped.
+    """
+    from autoprune.run import search as run_search
+    from autoprune.terminal import print_front, reporter_for
+
+    reporter = reporter_for(quiet=quiet or as_json)
+    with _interruptible(out), reporter:
+        result = run_search(
+            study,
+            out=out,
+            fresh=fresh,
+            seed=seed,
+            criteria=None if criteria is None else _names(criteria),
+            sparsify=None if sparsify is None else _names(sparsify),
+            reporter=reporter,
+            budget=budget,
+            budget_epochs=budget_epochs,
+            timeout=timeout,
+            trial_timeout=trial_timeout,
+            workers=_worker_count(workers),
+            sampler=sampler,
+            objectives=_names(objectives),
+            latency_engine=latency_engine,
+            latency_batch=latency_batch,
+            objective=objective.value,
+            accuracy_weight=accuracy_weight,
+            early_stop=stop,
+            inherit=inherit,
+            storage=storage,
+            tracking_uri=tracking_uri,
+            experiment=experiment,
+            register=register,
+        )
+    if as_json:
+        typer.echo((result.out / "front.json").read_text(), nl=False)
+        return
+    print_front(result)
+    typer.echo(
+        f"\nModels: {shown(result.out / 'front')}    Review: autoprune ui {shown(result.out)}"
+    )
+
+
+@contextmanager
+def _interruptible(out: Path | None) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a search, and say where it is kept."""
+    from autoprune.run import DEFAULT_FOLDER
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        where = out or f"{DEFAULT_FOLDER}/<study name>"
+        typer.echo(
+            f"Stopped. Finished trials are kept in {where}: the same command goes on.", err=True
+        )
+        raise typer.Exit(130) from None
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _worker_count(text: str) -> Any:
+    return int(text) if text.lstrip("-").isdigit() else text
