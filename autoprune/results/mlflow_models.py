@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.pruning.weights import file_digest
+from autoprune.pruning.files import file_digest
 from autoprune.results.export import ONNX, PROGRAM
-from autoprune.results.load import WEIGHTS
+from autoprune.results.exported import WEIGHTS
 from autoprune.results.signature import Described, mlflow_signature
 
 DATA = "data"

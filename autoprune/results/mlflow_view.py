@@ -11,29 +11,33 @@ import json
 VIEW = "autoprune"
 """The shared view's name in addresses."""
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-FRONT_FILTER = "tags.front = 'true'"
 
 
 def view_path(experiment: str) -> str:
     """Return the page of an experiment with the shared view, as an address below the server's.
 
     >>> view_path("1")
-    '/#/experiments/1/runs?viewStateShareKey=autoprune'
+    '/#/experiments/1/runs?viewStateShareKey=autoprune&workflowType=machine_learning'
     """
-    return f"/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}"
+    query = f"viewStateShareKey={VIEW}&workflowType=machine_learning"
+    return f"/#/experiments/{experiment}/runs?{query}"
 
 
 def _columns(kind: str, *names: str) -> list[str]:
     return [f"{kind}.`{name}`" for name in names]
 
 
+_NAME, _CREATED, _DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
+_COLUMNS = [
+    *_columns("metrics", "valid", "params_fraction", "params"),
+    *_columns("metrics", "final_valid", "test", "final_latency_ms"),
+    *_columns("tags", "front", "state"),
+    *_columns("params", "criterion", "epochs", "parent"),
+]
 _STATE = {
-    "selectedColumns": [
-        *_columns("metrics", "valid", "params_fraction", "params"),
-        *_columns("tags", "front", "state"),
-        *_columns("metrics", "final_valid", "test", "final_latency_ms"),
-        *_columns("params", "criterion", "epochs", "parent"),
-    ],
+    "selectedColumns": _COLUMNS,
+    "columnOrder": [_NAME, *_COLUMNS, _CREATED, _DURATION],
+    "columnWidths": {_NAME: 250},
     "orderByKey": "metrics.`params_fraction`",
     "orderByAsc": False,
 }
