@@ -12,18 +12,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autoprune.errors import AutopruneError, first_line, is_full
 from autoprune.pool import Pool
 from autoprune.pruning.cost import CostModel
+from autoprune.searching.attributes import ATTEMPT, EPOCHS, FIXED, PARENT, RESUMED, RETRY_OF, WORK
 from autoprune.searching.candidate import DENSE, FINAL, Candidate, trial_name
-from autoprune.searching.history import (
-    ATTEMPT,
-    EPOCHS,
-    FIXED,
-    PARENT,
-    RESUMED,
-    RETRY_OF,
-    WORK,
-    began,
-    places_of,
-)
+from autoprune.searching.history import began, places_of
 from autoprune.searching.proxies import PREDICTED
 from autoprune.searching.space import SearchSpace
 from autoprune.sparsified import sparse_name

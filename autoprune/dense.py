@@ -10,9 +10,9 @@ from autoprune import jobs
 from autoprune.errors import AutopruneError
 from autoprune.finale import UnexpectedError, run_job
 from autoprune.progress import Reporter, Status
-from autoprune.pruning.files import file_digest, read_json, write_json, write_whole
+from autoprune.pruning.files import check_signed, file_digest, read_json, write_signed, write_whole
 from autoprune.results.diagnosis import weak_ground
-from autoprune.results.store import Store
+from autoprune.results.store import RESTORE, Store
 from autoprune.running.executor import Executor
 from autoprune.searching.candidate import DENSE, Score
 from autoprune.study import PruningStudy
@@ -55,13 +55,14 @@ def prepare_dense(
         If the model cannot be trained and scored.
     """
     if not store.dense_file.exists():
-        write_json(store.dense_file, _prepared(study, store, executor, reporter, latency))
-    value = read_json(store.dense_file)
+        write_signed(store.dense_file, _prepared(study, store, executor, reporter, latency))
+    file = store.dense_file
+    value = check_signed(file, read_json(file), way_out=RESTORE, required=False)
     weights = store.weights(DENSE)
     if "sha256" in value and (not weights.exists() or file_digest(weights) != value["sha256"]):
         raise AutopruneError(
             f"{weights} must be as the search wrote it, but it was altered, cut short or deleted. "
-            f"Restore it, or begin anew with --fresh."
+            f"{RESTORE}"
         )
     for problem in _weak_ground(study, value):
         reporter.note(problem)

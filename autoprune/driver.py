@@ -24,8 +24,7 @@ from autoprune.recovery import Recovery
 from autoprune.results.store import Store
 from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
-from autoprune.searching.candidate import DENSE, Candidate, Score
-from autoprune.searching.history import (
+from autoprune.searching.attributes import (
     CAUSE,
     EPOCHS,
     INTERRUPTED,
@@ -35,6 +34,7 @@ from autoprune.searching.history import (
     VALID,
     WORK,
 )
+from autoprune.searching.candidate import DENSE, Candidate, Score
 from autoprune.searching.lineage import lineage_of
 from autoprune.searching.objectives import DEFAULT_COSTS, cost_of
 from autoprune.searching.space import SearchSpace

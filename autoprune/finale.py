@@ -12,7 +12,7 @@ from autoprune import jobs
 from autoprune.asking import RETRIES
 from autoprune.errors import AutopruneError
 from autoprune.progress import Reporter, Status
-from autoprune.pruning.files import write_json
+from autoprune.pruning.files import write_json, write_signed
 from autoprune.pruning.groups import Grouping
 from autoprune.results.choosing import worth_a_look
 from autoprune.results.export import reference_file, reference_layout, verify
@@ -27,7 +27,7 @@ from autoprune.results.figures import (
 from autoprune.results.notes import aliases_of, front_note, model_line
 from autoprune.results.provenance import versions
 from autoprune.results.records import FrontModel, Overview
-from autoprune.results.result import Model, SearchResult, open_result
+from autoprune.results.result import FORMAT, Model, SearchResult, open_result
 from autoprune.results.store import Store
 from autoprune.running.executor import Done, Executor, Failed, JobFunction, Progress
 from autoprune.searching.candidate import DENSE, Candidate, Score
@@ -112,7 +112,7 @@ class Finale:
             "blocked": [asdict(b) for b in self.grouping.blocked],
             "versions": versions(),
         }
-        write_json(self.store.front_file, self._about() | found)
+        write_signed(self.store.front_file, self._about() | found)
         return open_result(self.store.root, build=self.study.build)
 
     def front(self, chosen: Mapping[str, Candidate]) -> dict[str, Candidate]:
@@ -181,7 +181,7 @@ class Finale:
     def _about(self) -> dict[str, Any]:
         """Return what ``front.json`` says first: what was searched, and for what."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "study": self.study.name,
             "metric": self.study.task.metric,
             "higher_is_better": self.study.task.higher_is_better,

@@ -13,7 +13,7 @@ from torch import nn
 from autoprune.pruning.evidence import top_channels
 from autoprune.pruning.groups import restrict
 from autoprune.pruning.plan import Plan
-from autoprune.pruning.weights import save_model
+from autoprune.pruning.weights import load_sealed, save_sealed
 from autoprune.searching.candidate import SPARSE
 from autoprune.searching.space import middle_recipe
 from autoprune.training.checkpoint import TrainingState
@@ -34,9 +34,10 @@ def sparsified(
     """Return `model` trained with the plan's sparsifier, and the name it has in the store.
 
     Yields the validation score after each epoch as ``sparsify``, first of all ``sparsify_cached``:
-    whether an earlier trial has trained it. The recipe is the middle of the study's space, not
-    the trial's own, and the seed the study's, so that every trial that asks for the same gets the
-    same. Told to stop, it returns None.
+    whether an earlier trial has trained it and its file is as it was written; one that was altered
+    or torn is trained again. The recipe is the middle of the study's space, not the trial's own,
+    and the seed the study's, so that every trial that asks for the same gets the same. Told to
+    stop, it returns None.
 
     Parameters
     ----------
@@ -47,13 +48,14 @@ def sparsified(
     """
     assert plan.sparsify is not None
     name = sparse_name(plan, parent)
-    cached = start is None and bench.store.weights(name).exists()
-    if start is None and not (yield {"sparsify_cached": cached}):
+    file = bench.store.weights(name)
+    cached = load_sealed(file) if start is None else None
+    if start is None and not (yield {"sparsify_cached": cached is not None}):
         return None
-    if cached:
-        return bench.model(name, shaped_as=parent), name
     kept = bench.kept(parent)
     assert kept is not None, "single weights are not sparsified"
+    if cached is not None:
+        return bench.rebuilt(cached[0], kept), name
     grouping = restrict(bench.grouping, kept)
     doomed: dict[str, tuple[int, ...]] = {}
     if get_sparsifier(plan.sparsify.method).needs_targets:
@@ -76,7 +78,7 @@ def sparsified(
     ):
         if not (yield {"sparsify": epoch.epoch, "valid": epoch.valid}):
             return None
-    save_model(bench.store.weights(name), model)
+    save_sealed(file, model.state_dict())
     return model, name
 
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 from autoprune.account import Account
 from autoprune.pool import Pool
 from autoprune.progress import EndedTrial, FrontPoint, Reporter, Stage, Status
+from autoprune.results.growth import plane_of
 from autoprune.results.records import State
 from autoprune.results.tracking import Tracker
 from autoprune.searching.candidate import Candidate, Score
-from autoprune.searching.pareto import front_hypervolume
 from autoprune.trialrun import TrialRun
 
 COVERED = "hypervolume_by_trial"
@@ -49,6 +49,12 @@ class Teller:
         self._reporter = reporter
         self._metric = metric
         self._dense = dense
+        # A score that is no share spans no plane before there are others to compare it with.
+        self._plane = plane_of(
+            dense_params=dense.params,
+            dense_valid=dense.valid,
+            higher_is_better=pool.higher_is_better,
+        )
         self._channels = channels
         self._tags = dict(tags)
         self._pool = pool
@@ -80,14 +86,10 @@ class Teller:
 
     def _covered_with(self, candidate: Candidate) -> dict[str, float]:
         """Return how much of the plane the front covers once it has this candidate, too."""
-        if not self._pool.higher_is_better:
+        if self._plane is None:
             return {}
-        covered = front_hypervolume(
-            [(c.score.params, c.score.valid) for c in (*self._pool.front(), candidate)],
-            dense_params=self._dense.params,
-            dense_valid=self._dense.valid,
-        )
-        return {} if covered is None else {COVERED: covered}
+        front = [*self._pool.front(), candidate]
+        return {COVERED: self._plane.share([(c.score.params, c.score.valid) for c in front])}
 
     def search_stages(self, budget: int | None, done: int) -> list[Stage]:
         """Return what bounds the search, in trials and in epochs; the last one is shown."""

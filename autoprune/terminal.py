@@ -32,6 +32,8 @@ STAGES = {
     "recording": "Recording in MLflow",
 }
 FRONT_ROWS = 12
+LONG_TABLE = 100
+"""Rows beyond which a table is printed plainly: rich takes a millisecond for each."""
 
 
 class TerminalReporter:
@@ -127,30 +129,46 @@ def delivery_progress() -> Iterator[Callable[[int, int], None]]:
 
 def print_front(result: SearchResult) -> None:
     """Print the dense model and the front as a table on standard output."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model")
     headings = ["params", "of dense", "macs", "size", f"{result.metric} valid", "test"]
     dense = result.dense
     models = (dense, *result.front)
     measured = any(model.latency_ms is not None for model in models)
-    for heading in [*headings, *(["latency", "of dense"] if measured else [])]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for model in models:
-        table.add_row(
+    headings = ["model", *headings, *(["latency", "of dense"] if measured else [])]
+    rows = [
+        (
             model.name,
             f"{model.params:,}",
-            f"{model.params / dense.params:.1%}",
+            f"{model.params / max(dense.params, 1):.1%}",
             f"{model.macs:,}",
             f"{model.size_bytes / 1024:,.1f} KB",
             f"{model.valid:.4f}",
             "-" if model.test is None else f"{model.test:.4f}",
             *(_latency_cells(model, dense) if measured else ()),
         )
-    console = _output_console()
-    console.print(table)
+        for model in models
+    ]
+    print_table(headings, rows)
     said = _proxy_line(result)
     if said:
-        console.print(said, highlight=False, soft_wrap=True)
+        _output_console().print(said, highlight=False, soft_wrap=True)
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on standard output: names on the left, numbers on the right."""
+    if len(rows) > LONG_TABLE:
+        lines = [headings, *rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
+        for name, *cells in lines:
+            numbers = [c.rjust(w) for c, w in zip(cells, widths[1:], strict=True)]
+            sys.stdout.write("  ".join([name.ljust(widths[0]), *numbers]).rstrip() + "\n")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(headings[0])
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    _output_console().print(table)
 
 
 def _proxy_line(result: SearchResult) -> str:
@@ -215,8 +233,8 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
 def _output_console() -> Console:
     """Return a console on standard output that never breaks a table's cells in a pipe."""
     if sys.stdout.isatty():
-        return Console()
-    return Console(width=160)
+        return Console(markup=False)
+    return Console(width=160, markup=False)
 
 
 def _count(status: Status) -> str:

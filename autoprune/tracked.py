@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.groups import Grouping
+from autoprune.results.growth import plane_of
 from autoprune.results.provenance import git_commit, versions
 from autoprune.results.records import KIND, TrialRecord
 from autoprune.results.result import SearchResult
 from autoprune.searching.candidate import DENSE, Score
-from autoprune.searching.pareto import front_hypervolume
 from autoprune.searching.proxies import Correlation
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
@@ -56,13 +56,14 @@ def totals(
         "dense_valid": dense.valid,
         **_measured(proxies),
     }
-    if result.higher_is_better:
-        covered = front_hypervolume(
-            [(m.params, m.valid) for m in result.front],
-            dense_params=dense.params,
-            dense_valid=dense.valid,
-        )
-        found |= {} if covered is None else {"hypervolume": covered}
+    plane = plane_of(
+        dense_params=dense.params,
+        dense_valid=dense.valid,
+        higher_is_better=result.higher_is_better,
+        scores=[m.valid for m in result.front],
+    )
+    if plane is not None:
+        found["hypervolume"] = plane.share([(m.params, m.valid) for m in result.front])
     return found
 
 

@@ -15,8 +15,8 @@ from autoprune.progress import EndedTrial, RunningTrial
 from autoprune.pruning.plan import Plan
 from autoprune.results.notes import plan_note
 from autoprune.results.records import KIND, State, TrialRecord
+from autoprune.searching.attributes import RESUMED
 from autoprune.searching.candidate import FINAL, Candidate, Score
-from autoprune.searching.history import RESUMED
 from autoprune.searching.space import NO_SPARSIFY
 
 

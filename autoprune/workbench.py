@@ -16,7 +16,7 @@ from autoprune.pruning.evidence import Evidence, collect
 from autoprune.pruning.forward import batch_size_of
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.masks import weight_scores
-from autoprune.pruning.weights import load_tensors, save_tensors
+from autoprune.pruning.weights import load_sealed, load_tensors, save_sealed
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE
 from autoprune.study import PruningStudy, StudySource
@@ -75,14 +75,11 @@ class Workbench:
         """The batch size of a training loader, which autoprune cannot change."""
         return getattr(self.task, "fixed_batch_size", None)
 
-    def model(self, name: str, *, shaped_as: str | None = None) -> nn.Module:
-        """Return a fresh copy of a finished candidate's model (or the dense one) on the device.
-
-        Weights that are no candidate's are `shaped_as` one.
-        """
+    def model(self, name: str) -> nn.Module:
+        """Return a fresh copy of a finished candidate's model (or the dense one) on the device."""
         known = self.store.load_candidate(name).sha256 if self.store.has_candidate(name) else None
         state = load_tensors(self.store.weights(name), sha256=known)
-        return self.rebuilt(state, self.kept(shaped_as or name))
+        return self.rebuilt(state, self.kept(name))
 
     def rebuilt(
         self, state: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]] | None
@@ -135,12 +132,12 @@ class Workbench:
         self, name: str, criterion: Criterion, model: nn.Module, grouping: Grouping
     ) -> dict[str, Tensor]:
         file = self.store.scores(name)
-        cached = load_tensors(file) if file.exists() else {}
+        cached, _ = load_sealed(file) or ({}, "")  # altered scores are measured again
         if not _part(cached, criterion.name):  # never asked for, or registered since
             # Curvature and moments take long: they are measured only when they are asked for.
             wanted = [c for c in CRITERIA.values() if c.needs_data and c.extras == criterion.extras]
             cached |= self._measured(wanted, model, grouping)
-            save_tensors(file, cached)
+            save_sealed(file, cached)
         return cached
 
     def _measured(

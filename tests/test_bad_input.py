@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fronts import write_front
 from helpers import run_cli, write_study
 from torch import nn
 
@@ -104,6 +105,11 @@ def spooled(folder: Path) -> None:
     store = Store(folder / "out")
     store.open({"study": "tiny"})
     save_destination(store.spool, Destination.of("https://bob:pw@host", "autoprune"))
+
+
+def front(folder: Path) -> None:
+    write_study(folder / "study.py")
+    write_front(folder / "out")
 
 
 def empty_folder(folder: Path) -> None:
@@ -383,6 +389,59 @@ BAD = {
         command="front out",
         prepare=lambda folder: write_json(folder / "out" / "front.json", {"front": []}),
         words=("front.json", "altered"),
+    ),
+    "front of another version": Bad(
+        command="front out",
+        prepare=lambda folder: write_front(folder / "out", exports=False, format=7),
+        words=("front.json", "format 1", "format 7", "another version"),
+    ),
+    "pick of nothing": Bad(
+        command="pick out", prepare=empty_folder, words=("out", "finished search", "front.json")
+    ),
+    "pick of no folder": Bad(command="pick nowhere", words=("nowhere", "finished search")),
+    "pick of an unfinished search": Bad(
+        command="pick out --knee",
+        prepare=search_of(study="tiny"),
+        words=("out", "not finished", "same `autoprune search` again"),
+    ),
+    "pick of an empty front": Bad(
+        command="pick out", prepare=lambda folder: write_front(folder / "out", {}), words=("empty",)
+    ),
+    "pick of two kinds": Bad(
+        command="pick out --knee --best", prepare=front, words=("--best", "--knee", "Leave one out")
+    ),
+    "pick with an unknown unit": Bad(
+        command="pick out --max-latency 2min",
+        prepare=front,
+        words=("max_latency", "2ms, 500us", "unknown unit 'min'"),
+    ),
+    "pick of none": Bad(
+        command="pick out --max-params 0.5k",
+        prepare=front,
+        words=("at most 500 parameters", "t007 (1,000", "t003 (9,000"),
+    ),
+    "pick into a file": Bad(
+        command="pick out --to study.py", prepare=front, words=("`to`", "study.py is a file")
+    ),
+    "pick below a file": Bad(
+        command="pick out --to study.py/model", prepare=front, words=("`to`", "can be written")
+    ),
+    "pick over another folder": Bad(
+        command="pick out --to . --overwrite", prepare=front, words=("`to`", "other files")
+    ),
+    "pick that overwrites nowhere": Bad(
+        command="pick out --overwrite", prepare=front, words=("--overwrite", "--to")
+    ),
+    "compare with nothing": Bad(
+        command="compare out nowhere", prepare=front, words=("nowhere", "finished search")
+    ),
+    "compare with another metric": Bad(
+        command="compare out other",
+        prepare=lambda folder: (
+            write_front(folder / "out", exports=False),
+            write_front(folder / "other", exports=False, metric="f1"),
+        ),
+        words=("one task", "their metrics differ", "accuracy in", "f1 in"),
     ),
     "sync of nothing": Bad(
         command="sync out", prepare=empty_folder, words=("OUT", "out", "holds no records")

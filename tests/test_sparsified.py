@@ -169,6 +169,25 @@ def test_the_same_work_is_done_once_and_gives_the_same(
     assert result is not None
 
 
+def test_an_altered_file_of_a_sparsified_parent_is_made_anew(
+    bench: Workbench, trainings: list[Sparsify]
+) -> None:
+    _, expected = evaluated(bench, "t001", plan())
+    folder = bench.store.folder(sparse_name(plan(), DENSE))
+    another = bench.store.weights("t001").read_bytes()
+    for file in (folder / "weights.safetensors", folder / "scores.safetensors"):
+        content = file.read_bytes()
+        flipped = content[:-5] + bytes([content[-5] ^ 64]) + content[-4:]
+        for harm in (content[:-9], flipped, another, b"[]"):
+            file.write_bytes(harm)
+            before = len(trainings)
+            heard, result = evaluated(bench, "t002", plan())
+            assert heard[0] == {"sparsify_cached": file.stem == "scores"}
+            assert len(trainings) - before == (file.stem == "weights")
+            assert result["sha256"] == expected["sha256"]
+            assert file.read_bytes() == content
+
+
 def test_what_is_the_same_work() -> None:
     name = sparse_name(plan(), DENSE)
     assert name.startswith(SPARSE)

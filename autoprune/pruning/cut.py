@@ -134,7 +134,7 @@ def load_state(
 def check_state(
     model: nn.Module, state: Mapping[str, Tensor], *, what: str, exactly: bool = False
 ) -> None:
-    """Raise `AutopruneError` unless `state` has the tensors of `model`, none of them larger.
+    """Raise `AutopruneError` unless `state` has `model`'s tensors, none of them larger.
 
     `what` names the state in the message; with `exactly`, sizes must be the model's own.
     """
@@ -153,6 +153,12 @@ def check_state(
             raise AutopruneError(
                 f"Tensor {name!r} of the {what} must {'be' if exactly else 'fit into'} the "
                 f"model's {limit}, but is {size}: is this the right model?"
+            )
+        kinds = state[name].dtype, own[name].dtype
+        if not torch.can_cast(*kinds):  # as from complex to real numbers
+            raise AutopruneError(
+                f"Tensor {name!r} of the {what} must be of the model's type, {kinds[1]}, or of one "
+                f"that can become it, but is {kinds[0]}: is this the right model?"
             )
 
 

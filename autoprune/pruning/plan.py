@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.groups import Grouping
 
 Granularity = Literal["channel", "weight", "2:4"]
@@ -90,10 +90,10 @@ class Plan:
                 reconstruct=bool(value["reconstruct"]),
                 granularity=value["granularity"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise AutopruneError(
                 f"A plan must have widths, criterion, finetune and kept, but reading it gave "
-                f"{type(error).__name__}: {error}. Was the file altered?"
+                f"{first_line(error)}. Was the file altered?"
             ) from error
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError, first_line
-from autoprune.pruning.files import checksum, file_digest, write_json
+from autoprune.pruning.files import file_digest, write_json, write_signed
 from autoprune.pruning.forward import (
     batch_size_of,
     call,
@@ -99,7 +99,7 @@ def export_model(
             problems.append(f"onnx: {first_line(error)}")
     written = sorted(file for file in folder.iterdir() if file.name.startswith((PROGRAM, ONNX)))
     content["files"] = {file.name: file_digest(file) for file in written}
-    write_json(folder / PLAN, {**content, "checksum": checksum(content)})
+    write_signed(folder / PLAN, content)
     _save_reference(model, folder, example, dynamic=dynamic)
     return Exported(formats=tuple(formats), problems=tuple(problems))
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autoprune.errors import AutopruneError
-from autoprune.pruning.files import checksum, file_digest, read_json
+from autoprune.pruning.files import file_digest, read_signed
 from autoprune.pruning.groups import module_of
 from autoprune.pruning.plan import Plan
 
 WEIGHTS, PLAN, METRICS = "model.safetensors", "plan.json", "metrics.json"
+NAME = re.compile(r"\w[\w.-]{0,63}")
+"""What an exported file may be called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,25 +34,42 @@ class Exported:
 
 def read_plan(file: Path) -> Exported:
     """Read an exported ``plan.json``; raise `AutopruneError` if it was altered."""
-    plan = read_json(file)
-    if not isinstance(plan, dict) or plan.get("checksum") != checksum(plan):
-        raise AutopruneError(
-            f"{file} must be as autoprune exported it, but its checksum does not fit "
-            f"its content: it was altered. Export it again."
-        )
-    params, digest = plan.get("params"), plan.get("sha256")
-    if type(params) is not int or not isinstance(digest, str):
-        raise AutopruneError(
-            f"{file} must have `params`, a whole number, and `sha256`, a text, but has "
-            f"{params!r} and {digest!r}. Export it again."
-        )
+    plan = read_signed(file, way_out="Export it again.")
     kept = Plan.from_json(plan).kept or {}
     return Exported(
-        params=params,
-        sha256=digest,
+        params=_entry(file, plan, "params", "a whole number", lambda v: type(v) is int),
+        sha256=_entry(file, plan, "sha256", "a text", lambda v: isinstance(v, str)),
         dropped=tuple(module_of(name) for name, channels in kept.items() if not channels),
-        zeroed=tuple(plan.get("zeroed", ())),
-        files={Path(str(n)).name: str(d) for n, d in dict(plan.get("files", {})).items()},
+        zeroed=tuple(_entry(file, plan, "zeroed", "a list of texts", _is_texts, [])),
+        files=_entry(file, plan, "files", "a checksum for each file's name", _is_files, {}),
+    )
+
+
+def _entry(
+    file: Path,
+    plan: Mapping[str, Any],
+    name: str,
+    rule: str,
+    holds: Callable[[Any], bool],
+    default: Any = None,
+) -> Any:
+    """Return an entry of a plan; raise `AutopruneError` unless the rule holds for it."""
+    value = plan.get(name, default)
+    if not holds(value):
+        raise AutopruneError(
+            f"{file} must have {rule} as `{name}`, but has {str(value)[:80]!r}. Export it again."
+        )
+    return value
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _is_files(value: Any) -> bool:
+    """Return whether it is texts by the names of files, none of which leads to another folder."""
+    return isinstance(value, dict) and all(
+        NAME.fullmatch(name) and isinstance(digest, str) for name, digest in value.items()
     )
 
 
@@ -67,7 +88,7 @@ def check_export(folder: Path) -> Exported:
 
 def check_file(file: Path, digest: str) -> None:
     """Raise `AutopruneError` for an exported file that is there, but is another one."""
-    if file.exists() and file_digest(file) != digest:
+    if file.exists() and not (file.is_file() and file_digest(file) == digest):
         raise AutopruneError(
             f"{file} must have the checksum that was recorded for it, but has another one: "
             f"it was altered or cut short. Export it again."

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import cache
+from pathlib import Path, PurePosixPath
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from autoprune.errors import AutopruneError
-from autoprune.pruning.files import read_json
+from autoprune.errors import AutopruneError, first_line
+from autoprune.pruning.files import check_signed, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
+
+
+FORMAT = 1
+"""Version of ``front.json``; the first ones did not say theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,27 +162,66 @@ def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None
                 else "there is no front.json in it."
             )
         )
-    value = read_json(file)
-    try:
-        names = {f.name for f in fields(Model)}
-        models = [
-            Model(**{n: fact for n, fact in m.items() if n in names})
-            for m in (value["dense"], *value["front"])
-        ]
-        return SearchResult(
-            out=out.resolve(),
-            study=value["study"],
-            metric=value["metric"],
-            higher_is_better=value["higher_is_better"],
-            dense=models[0],
-            front=tuple(models[1:]),
-            trials=value["trials"],
-            epochs=value.get("epochs", 0),
-            proxies=value.get("proxies", {}),
-            build=build,
-        )
-    except (KeyError, TypeError) as error:
+    read = read_json(file)
+    known = read.get("format", FORMAT) if isinstance(read, dict) else FORMAT
+    if known != FORMAT:
         raise AutopruneError(
-            f"{file} must be what a search wrote, but reading it gave {type(error).__name__}: "
-            f"{error}. Was it altered?"
+            f"{file} must be of format {FORMAT}, but is of format {known!r:.80}: another version "
+            f"of autoprune wrote it. Read it with that version, or search again in another folder."
+        )
+    again = "Run the same `autoprune search` again."
+    value = check_signed(file, read, way_out=again, required=False)
+    try:
+        models = [_model(entry) for entry in (value["dense"], *value["front"])]
+        told = _checked({name: value[name] for name in TOLD if name in value}, TOLD)
+        for proxy in told.get("proxies", {}).values():
+            _checked({name: proxy[name] for name in PROXY}, PROXY)
+        return SearchResult(
+            out=out.resolve(), dense=models[0], front=tuple(models[1:]), build=build, **told
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AutopruneError(
+            f"{file} must be what a search wrote, but reading it gave {first_line(error)}. "
+            f"Was it altered?"
         ) from error
+
+
+TOLD: dict[str, Any] = {
+    "study": str,
+    "metric": str,
+    "higher_is_better": bool,
+    "trials": dict,
+    "epochs": int,
+    "proxies": dict,
+}
+"""What ``front.json`` says beside the models, and what that may be."""
+PROXY: dict[str, Any] = {"within_sizes": float | None, "bins": int, "binned": int}
+"""What is shown of a proxy's correlations, and what that may be."""
+
+
+@cache
+def _model_hints() -> Mapping[str, Any]:
+    return get_type_hints(Model)
+
+
+def _model(entry: Mapping[str, Any]) -> Model:
+    known = {f.name: entry[f.name] for f in fields(Model) if f.name in entry}
+    model = Model(**_checked(known, _model_hints()))
+    path = PurePosixPath(model.path)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"path {model.path!r} leads out of the folder")
+    return model
+
+
+def _checked(values: dict[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values`; raise `TypeError` for one that is not what the hint of its name says."""
+    for name, value in values.items():
+        hint = hints[name]
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        allowed = list(kinds)
+        if float in allowed:
+            allowed.append(int)
+        odd = isinstance(value, str) and not value.isprintable()
+        if odd or not isinstance(value, tuple(allowed)):
+            raise TypeError(f"{name} {str(value)[:80]!r}")
+    return values

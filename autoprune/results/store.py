@@ -7,18 +7,21 @@ import fnmatch
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from autoprune.errors import AutopruneError
-from autoprune.pruning.files import checksum, file_digest, read_json, write_json
+from autoprune.errors import AutopruneError, first_line
+from autoprune.pruning.files import file_digest, read_json, read_signed, write_json, write_signed
 from autoprune.pruning.groups import Grouping, from_json, to_json
 from autoprune.results.changes import what_changed
 from autoprune.searching.candidate import DENSE, SPARSE, Candidate
 
 FORMAT = 1
 """Version of the folder's layout."""
+RESTORE = "Restore it, or begin anew with --fresh."
+
+T = TypeVar("T")
 
 
 class Store:
@@ -185,20 +188,22 @@ class Store:
         shutil.rmtree(self.underway, ignore_errors=True)
 
     def save_candidate(self, candidate: Candidate) -> None:
-        content = candidate.to_json()
-        file = self.folder(candidate.name) / "candidate.json"
-        write_json(file, content | {"checksum": checksum(content)})
+        write_signed(self.folder(candidate.name) / "candidate.json", candidate.to_json())
 
     def load_candidate(self, name: str) -> Candidate:
         """Return a finished candidate; raise `AutopruneError` if its file was altered."""
         file = self.folder(name) / "candidate.json"
-        value = read_json(file)
-        if not isinstance(value, dict) or value.get("checksum", "") not in ("", checksum(value)):
+        return self._rebuilt(file, Candidate.from_json, read_signed(file, way_out=RESTORE))
+
+    def _rebuilt(self, file: Path, build: Callable[[dict[str, Any]], T], value: Any) -> T:
+        """Return what a file's value stands for; raise `AutopruneError` if it is none."""
+        try:
+            return build(value)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise AutopruneError(
-                f"{file} must be as the search wrote it, but its checksum does not fit its "
-                f"content: it was altered. Restore it, or begin anew with --fresh."
-            )
-        return Candidate.from_json(value)
+                f"{file} must be as autoprune wrote it, but reading it gave "
+                f"{first_line(error)}: it was altered. {RESTORE}"
+            ) from error
 
     def is_intact(self, candidate: Candidate) -> bool:
         """Return whether a candidate's weights are there, and are what was written."""
@@ -240,7 +245,7 @@ class Store:
         write_json(self.groups_file, to_json(grouping))
 
     def load_grouping(self) -> Grouping:
-        return from_json(read_json(self.groups_file))
+        return self._rebuilt(self.groups_file, from_json, read_json(self.groups_file))
 
 
 OWN = (

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from autoprune.searching.allocation import Allocator, Shape
-from autoprune.searching.history import PARAMS, Finished, front
+from autoprune.searching.attributes import PARAMS
+from autoprune.searching.history import Finished, front
 from autoprune.searching.lineage import choose_parent
 from autoprune.searching.recipes import Recipes
 from autoprune.searching.space import SearchSpace

@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
 from autoprune.errors import AutopruneError, first_line, is_full
-from autoprune.searching.history import EPOCHS, RESUMED
+from autoprune.searching.attributes import EPOCHS, RESUMED
 
 
 @contextmanager

@@ -76,22 +76,3 @@ def hypervolume(
             area += saved * height
             reached = min(score, ceiling)
     return area / (decades * (ceiling - floor))
-
-
-def front_hypervolume(
-    points: Sequence[tuple[int, float]], *, dense_params: int, dense_valid: float
-) -> float | None:
-    """Return the hypervolume of (params, score) points as it is reported of a search.
-
-    The score counts from 0.5, or from 0 where the dense model itself has no more than that. None
-    where the score is no share: there is no telling then what would be a good one.
-
-    >>> front_hypervolume([(10, 0.75)], dense_params=1000, dense_valid=0.9)
-    0.4
-    >>> front_hypervolume([(10, 0.25)], dense_params=1000, dense_valid=0.4)
-    0.2
-    """
-    if not 0 < dense_valid <= 1:
-        return None
-    floor = 0.5 if dense_valid > 0.5 else 0.0
-    return hypervolume(points, dense_params=dense_params, floor=floor)

@@ -16,9 +16,10 @@ from optuna.trial import FrozenTrial
 
 from autoprune.errors import unknown
 from autoprune.searching.allocation import Allocator
+from autoprune.searching.attributes import PARAMS
 from autoprune.searching.descents import Opening
 from autoprune.searching.forecast import Forecast
-from autoprune.searching.history import PARAMS, Finished, History, front, places_of
+from autoprune.searching.history import Finished, History, front, places_of
 from autoprune.searching.moves import Moves, Proposal
 from autoprune.searching.objectives import DEFAULT_COSTS
 from autoprune.searching.recipes import EPOCHS, Recipes

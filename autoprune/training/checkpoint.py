@@ -6,7 +6,6 @@ is worth it, whole, with a checksum; one that cannot be read counts as none.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -15,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from autoprune.pruning.files import write_whole
+from autoprune.pruning.weights import load_sealed, save_sealed
 from autoprune.training.regularise import Regulariser
 
 SECONDS = 10.0
@@ -157,32 +154,16 @@ class Keeper:
 
 def write_checkpoint(file: Path, state: TrainingState, about: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole, as one safetensors file that carries its own checksum."""
-    plain = {n: t.detach().cpu().contiguous().clone() for n, t in state.tensors.items()}
-    text = json.dumps({"epoch": state.epoch, "numbers": state.numbers, "about": about})
-    metadata = {"json": text, "sha256": _digest(plain, text)}
-    write_whole(file, save(plain, metadata))
+    told = {"epoch": state.epoch, "numbers": state.numbers, "about": about}
+    save_sealed(file, state.tensors, json.dumps(told))
 
 
 def read_checkpoint(file: Path) -> Saved | None:
     """Read a checkpoint; None if there is none, or it was altered or cut short."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        text = metadata["json"]
-        if metadata["sha256"] != _digest(tensors, text):
-            return None
-        value = json.loads(text)
-        state = TrainingState(epoch=value["epoch"], tensors=tensors, numbers=value["numbers"])
-        return Saved(training=state, about=value["about"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+    found = load_sealed(file)
+    if found is None:
         return None
-
-
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    found = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    tensors, text = found
+    value = json.loads(text)
+    state = TrainingState(epoch=value["epoch"], tensors=tensors, numbers=value["numbers"])
+    return Saved(training=state, about=value["about"])

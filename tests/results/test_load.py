@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from exported import ABSENT, PLAN, WEIGHTS, sign, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import build, grouped, noise_like, same_state
@@ -20,27 +20,6 @@ from torch import nn
 import autoprune
 from autoprune.errors import AutopruneError
 from autoprune.pruning.cut import cut
-from autoprune.pruning.files import checksum, write_json
-from autoprune.pruning.plan import FineTune, Plan
-from autoprune.pruning.weights import save_model
-
-PLAN, WEIGHTS = "plan.json", "model.safetensors"
-ABSENT = "absent"
-FINETUNE = FineTune(epochs=1, lr=1e-3)
-
-
-def write(folder: Path, net: str, every: int) -> nn.Module:
-    """Write what an export's loading needs: a net of `tests/nets.py`, every n-th channel kept."""
-    model, _ = build(net)
-    kept = {g: tuple(range(0, count, every)) for g, count in grouped(net).channels.items()}
-    small = cut(model, grouped(net), kept)
-    content = {
-        "params": sum(p.numel() for p in small.parameters()),
-        "sha256": save_model(folder / WEIGHTS, small),
-        **Plan(widths={}, criterion="l2", finetune=FINETUNE).with_kept(kept).to_json(),
-    }
-    write_json(folder / PLAN, {**content, "checksum": checksum(content)})
-    return small
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +54,6 @@ def refused(folder: Path, model: nn.Module) -> str:
     said = str(caught.value)
     assert len(said.splitlines()) == 1
     return said
-
-
-def sign(folder: Path, **changes: Any) -> None:
-    """Alter a plan and give it the checksum of what it says now; `ABSENT` removes an entry."""
-    plan = json.loads((folder / PLAN).read_text()) | changes
-    plan = {k: v for k, v in plan.items() if v is not ABSENT}
-    (folder / PLAN).write_text(json.dumps(plan | {"checksum": checksum(plan)}))
 
 
 def test_an_untouched_export_is_loaded(folder: Path, dense: nn.Module) -> None:

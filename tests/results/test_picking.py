@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fronts import FRONT, write_front
+from helpers import environment, run_cli
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.files import read_json, write_json
@@ -199,3 +203,58 @@ def test_a_front_model_without_its_export_is_named(tmp_path: Path) -> None:
     out = write_front(tmp_path / "out", exports=False)
     with pytest.raises(AutopruneError, match=r"no folder .*t011"):
         pick(out, to=tmp_path / "model")
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+SECONDS = 1.0
+"""What reading a front of 1,000 trials may take in all, of a core's time."""
+MEASURED = """\
+import json, resource, sys
+from autoprune import cli
+try:
+    cli.main()
+except SystemExit as ended:
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = spent.ru_utime + spent.ru_stime
+    heavy = [name for name in ("torch", "mlflow", "optuna", "sklearn") if name in sys.modules]
+    print(json.dumps({"code": ended.code, "seconds": seconds, "heavy": heavy}), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "command", ["front", "front --json", "pick --knee", "pick --max-params 50k --json", "compare"]
+)
+def test_a_front_of_a_thousand_trials_is_read_at_once(large: Path, command: str) -> None:
+    name, *options = command.split()
+    folders = [str(large)] * (2 if name == "compare" else 1)
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED, name, *folders, *options],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    spent = json.loads(run.stderr.splitlines()[-1])
+    assert spent["code"] == 0
+    assert "t500" in run.stdout or name != "front"
+    assert spent["heavy"] == []
+    assert spent["seconds"] < SECONDS
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    front = {f"t{i:03d}": (100 * (i + 1), 0.5 + i / 2_500) for i in range(1_000)}
+    return write_front(tmp_path_factory.mktemp("large") / "out", front, exports=False)
+
+
+def test_the_command_says_what_it_picked_and_how_to_load_it(out: Path, tmp_path: Path) -> None:
+    run = run_cli("pick", out, "--max-params", "9k", "--to", "here", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "t003: 9,000 parameters" in run.stdout
+    assert "Copied to here, checksums right." in run.stdout
+    assert 'torch.export.load("here/model.pt2").module()' in run.stdout
+    again = run_cli("pick", out, "--knee", "--to", "here", "--overwrite", "--json", cwd=tmp_path)
+    said = json.loads(again.stdout)
+    assert (said["name"], said["replaced"], said["choice"]) == ("t003", True, "knee")
