@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from autoprune import jobs
 from autoprune.asking import RETRIES
 from autoprune.errors import AutopruneError
@@ -21,9 +23,11 @@ from autoprune.results.figures import (
     ProxyPoint,
     front_figure,
     front_picture,
+    importances_picture,
     proxy_figure,
     proxy_picture,
 )
+from autoprune.results.importances import importances
 from autoprune.results.notes import aliases_of, front_note, model_line
 from autoprune.results.provenance import versions
 from autoprune.results.records import FrontModel, Overview
@@ -125,13 +129,28 @@ class Finale:
         )
         return {names[c.name]: c for c in front}
 
-    def pictures(self, front_json: Mapping[str, Any], trials: list[Candidate]) -> list[Path]:
-        """Draw the front, as a picture and as an interactive page; return the files."""
+    def pictures(
+        self, front_json: Mapping[str, Any], trials: list[Candidate], study: optuna.Study
+    ) -> list[Path]:
+        """Draw the front, as a picture and as an interactive page, and more; return the files."""
         picture, page = self.store.root / "front.png", self.store.root / "front.html"
         front_picture(front_json, picture)
         points = [(c.score.params, c.score.valid, c.name) for c in trials]
         front_figure(front_json, points).write_html(page, include_plotlyjs=True)
-        return [picture, page, *self._proxy_pictures(front_json, trials)]
+        return [
+            picture,
+            page,
+            *self._proxy_pictures(front_json, trials),
+            *self._importances(study),
+        ]
+
+    def _importances(self, study: optuna.Study) -> list[Path]:
+        found = importances(study, higher_is_better=self.study.task.higher_is_better)
+        if found is None:
+            return []
+        picture = self.store.root / "importances.png"
+        importances_picture(found, self.study.name, picture)
+        return [picture]
 
     def _proxy_pictures(self, front_json: Mapping[str, Any], trials: list[Candidate]) -> list[Path]:
         """Draw the score before the training against the one after it, trial by trial."""

@@ -316,7 +316,7 @@ class SearchRun:
             proxies={name: asdict(found) for name, found in proxies.items()},
         )
         pictures = finale.pictures(
-            read_json(self.store.front_file), list(driver.pool.candidates.values())
+            read_json(self.store.front_file), list(driver.pool.candidates.values()), study
         )
         front = finale.front(chosen)
         self.tracker.front(
