@@ -129,7 +129,8 @@ class MlflowRuns:
             )
 
     def _front(self, record: FrontRecord) -> list[str]:
-        problems = [f"no run for {m.key}" for m in record.models if m.key not in self._api.runs]
+        named = [*(m.key for m in record.models), *([DENSE] if record.overview.dense else [])]
+        problems = [f"no run for {key}" for key in named if key not in self._api.runs]
         models = [m for m in record.models if m.key in self._api.runs]
         runs = {self._api.runs[model.key] for model in models}
         for run_before in self._api.found(" and tags.front = 'true'"):
@@ -188,7 +189,7 @@ class MlflowRuns:
             time=record.time,
             tags={NOTE: note, **{f"worth.{a}": key for a, key in overview.aliases.items()}},
         )
-        if DENSE in self._api.runs:
+        if overview.dense and DENSE in self._api.runs:
             self._api.log(self._api.runs[DENSE], time=record.time, metrics=overview.dense)
         if overview.register is not None:
             registry = Registry(self._api, overview.register, search=self._api.search)
