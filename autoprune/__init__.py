@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.version import VERSION
 
 if TYPE_CHECKING:
+    from autoprune.benching import bench as bench
     from autoprune.errors import AutopruneError as AutopruneError
     from autoprune.pruning.criteria import criterion as criterion
     from autoprune.pruning.layers import GroupRule as GroupRule
@@ -52,6 +53,7 @@ _HOMES = {
     "SupervisedTask": "autoprune.training.supervised",
     "Task": "autoprune.training.task",
     "Tie": "autoprune.pruning.layers",
+    "bench": "autoprune.benching",
     "criterion": "autoprune.pruning.criteria",
     "group_rule": "autoprune.pruning.layers",
     "load": "autoprune.results.load",

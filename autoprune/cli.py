@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from autoprune.commands import compare, doctor, front, new, pick, search, sync, ui
+from autoprune.commands import bench, compare, doctor, front, new, pick, report, search, sync, ui
 from autoprune.errors import AutopruneError
 from autoprune.redaction import redacted
 
@@ -42,9 +42,11 @@ def root(
 app.command(epilog=search.EXAMPLES)(search.search)
 app.command(epilog=front.EXAMPLES)(front.front)
 app.command(epilog=pick.EXAMPLES)(pick.pick)
+app.command(epilog=bench.EXAMPLES)(bench.bench)
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=new.EXAMPLES)(new.new)
+app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=sync.EXAMPLES)(sync.sync)
 app.command(epilog=ui.EXAMPLES)(ui.ui)
 

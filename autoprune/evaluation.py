@@ -57,13 +57,13 @@ def evaluate(
     `checkpoint` holds the name of the file that an earlier attempt may have left, and the `seconds`
     between two of its own. What that attempt yielded comes first, in one list, as ``resumed``.
     """
-    clock = _Clock()
+    clock = Clock()
     wanted = Plan.from_json(plan)
     log = _Log(bench, checkpoint, clock)
     if log.heard and not (yield {"resumed": list(log.heard)}):
         return None
     with clock("load"):
-        source = _Source(
+        source = Source(
             model=bench.model(parent),
             widths=bench.widths(parent),
             kept=bench.kept(parent),
@@ -96,7 +96,7 @@ def evaluate(
         if resumed:
             source = log.source(step.widths)
         else:
-            source = _pruned(bench, wanted, source, step.widths, clock)
+            source = pruned(bench, wanted, source, step.widths, clock)
         if last and not resumed:
             with clock("evaluate"):
                 valid = scored(bench.task, source.model, 0, tuning)
@@ -149,7 +149,7 @@ class _Log:
     """
 
     def __init__(
-        self, bench: Workbench, checkpoint: Mapping[str, Any] | None, clock: _Clock
+        self, bench: Workbench, checkpoint: Mapping[str, Any] | None, clock: Clock
     ) -> None:
         self._bench = bench
         self._clock = clock
@@ -184,11 +184,11 @@ class _Log:
         """Return where the training of a stage stood, if that is what was interrupted."""
         return self._saved.training if self._saved is not None and stage == self.stage else None
 
-    def source(self, widths: Mapping[str, int]) -> _Source:
+    def source(self, widths: Mapping[str, int]) -> Source:
         """Return the model that was being trained."""
         assert self._saved is not None
         kept = self._saved.about["kept"]
-        return _Source(
+        return Source(
             model=self._bench.rebuilt(self._saved.model, kept),
             widths=dict(widths),
             kept=kept and {name: tuple(channels) for name, channels in kept.items()},
@@ -216,7 +216,7 @@ def measured_latency(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Source:
+class Source:
     """A model on its way to the plan's widths."""
 
     model: nn.Module
@@ -228,9 +228,9 @@ class _Source:
     once they are no one's."""
 
 
-def _pruned(
-    bench: Workbench, plan: Plan, source: _Source, widths: Mapping[str, int], clock: _Clock
-) -> _Source:
+def pruned(
+    bench: Workbench, plan: Plan, source: Source, widths: Mapping[str, int], clock: Clock
+) -> Source:
     """Score the source's channels, cut it to `widths`, and mend what can be without training."""
     if widths == source.widths:
         return source
@@ -258,12 +258,12 @@ def _pruned(
         recalibrate(model, _batches(bench))
     # A block that the source lacks is not among what was chosen from.
     kept = {n: tuple(source.kept[n][i] for i in chosen.get(n, ())) for n in widths}
-    return _Source(model=model, widths=dict(widths), kept=kept, name=None)
+    return Source(model=model, widths=dict(widths), kept=kept, name=None)
 
 
 def _masked(
-    bench: Workbench, plan: Plan, source: _Source, widths: Mapping[str, int], clock: _Clock
-) -> _Source:
+    bench: Workbench, plan: Plan, source: Source, widths: Mapping[str, int], clock: Clock
+) -> Source:
     """Score the source's single weights, and set to zero what goes."""
     with clock("score"):
         scores = bench.weight_scores(plan.criterion, source.model)
@@ -271,7 +271,7 @@ def _masked(
         model = masked(source.model, bench.grouping, scores, widths, plan.granularity)
     with clock("calibrate"):
         recalibrate(model, _batches(bench))
-    return _Source(model=model, widths=dict(widths), kept=None, name=None)
+    return Source(model=model, widths=dict(widths), kept=None, name=None)
 
 
 def _trained(
@@ -301,7 +301,7 @@ def _batches(bench: Workbench) -> Iterator[Any]:
     return bench.training_batches(samples=RECALIBRATION_SAMPLES, batch_size=RECALIBRATION_BATCH)
 
 
-class _Clock:
+class Clock:
     """Sums the seconds spent in named parts of a job."""
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ from autoprune.errors import AutopruneError
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.files import write_json, write_signed
 from autoprune.pruning.groups import Grouping
+from autoprune.results.added import carried
 from autoprune.results.choosing import worth_a_look
 from autoprune.results.export import reference_file, reference_layout, verify
 from autoprune.results.exported import METRICS
@@ -116,7 +117,8 @@ class Finale:
             "blocked": [asdict(b) for b in self.grouping.blocked],
             "versions": versions(),
         }
-        write_signed(self.store.front_file, self._about() | found)
+        kept = carried(self.store.front_file, [entry["name"] for entry in sound])
+        write_signed(self.store.front_file, self._about() | found | kept)
         return open_result(self.store.root, build=self.study.build)
 
     def front(self, chosen: Mapping[str, Candidate]) -> dict[str, Candidate]:

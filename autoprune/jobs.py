@@ -24,6 +24,7 @@ from autoprune.pruning.weights import load_checkpoint, save_model
 from autoprune.results.export import ONNX, differs, export_model, export_onnx
 from autoprune.results.load import load
 from autoprune.searching.candidate import DENSE
+from autoprune.sensitivity import sensitivity as sensitivity
 from autoprune.study import PruningStudy
 from autoprune.training.checkpoint import Keeper
 from autoprune.training.finetune import finetune, scored

@@ -12,15 +12,14 @@ from torch import nn
 from autoprune import jobs
 from autoprune.errors import AutopruneError, unknown
 from autoprune.finale import run_job
-from autoprune.opening import opening_for
-from autoprune.pruning.files import read_json
-from autoprune.pruning.plan import Plan, fingerprint
+from autoprune.pruning.plan import Plan
 from autoprune.results.store import Store
 from autoprune.running.executor import Executor
 from autoprune.running.inline import InlineExecutor
 from autoprune.running.local import LocalExecutor
+from autoprune.searched import reopen
 from autoprune.searching.candidate import DENSE, Candidate
-from autoprune.study import PruningStudy, find_study_file, load_study, overridden
+from autoprune.study import PruningStudy
 from autoprune.training.device import OwnRandomState
 
 
@@ -75,23 +74,13 @@ def replay(
     """
     store = Store(out)
     chain = _chain(store, name)
-    loaded = load_study(study) if not isinstance(study, PruningStudy) else study
-    seed = int(read_json(store.identity_file)["seed"])
-    loaded = overridden(loaded, seed=seed, criteria=None, sparsify=None)
-    if fingerprint(loaded.find_groups(jobs.dense_model(loaded))) != _fingerprint(store):
-        raise AutopruneError(
-            f"`study` must be the one that was searched, but the model of {loaded.name!r} has "
-            f"other layers or channel groups than the one in {store.root}."
-        )
-    origin = loaded if isinstance(study, PruningStudy) else find_study_file(study).resolve()
+    searched = reopen(out, study)
     with tempfile.TemporaryDirectory() as folder:
         fresh = Store(folder)
         fresh.dense.mkdir()
         for file in (store.weights(DENSE), store.groups_file):
             shutil.copy(file, fresh.dense)
-        opening = opening_for(
-            origin, fresh, in_process=in_process, seed=seed, criteria=None, sparsify=None
-        )
+        opening = searched.opening(fresh, in_process=in_process)
         executor: Executor = (
             InlineExecutor(opening, around=OwnRandomState())
             if in_process
@@ -102,7 +91,7 @@ def replay(
                 last = _trained(executor, fresh, candidate)
         finally:
             executor.close()
-        model = jobs.Workbench(loaded, fresh).model(name).cpu().eval()
+        model = jobs.Workbench(searched.study, fresh).model(name).cpu().eval()
     return Replayed(model=model, valid=last.score.valid, recorded=chain[-1].score.valid)
 
 
@@ -122,10 +111,6 @@ def _chain(store: Store, name: str) -> list[Candidate]:
                 f"has none: an earlier version of autoprune wrote it."
             )
     return chain[::-1]
-
-
-def _fingerprint(store: Store) -> str:
-    return fingerprint(store.load_grouping())
 
 
 def _trained(executor: Executor, store: Store, candidate: Candidate) -> Candidate:

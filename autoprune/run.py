@@ -17,6 +17,7 @@ from autoprune.pruning.groups import Grouping
 from autoprune.results.diagnosis import mostly_blocked
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
+from autoprune.searched import save_origin
 from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
 from autoprune.searching.space import SearchSpace
 from autoprune.searchrun import SearchRun
@@ -89,6 +90,7 @@ def search(
         reporter.note(warning)
     with store.locked():
         known = store.open(identity, fresh=fresh)
+        save_origin(store, study)
         search_run = SearchRun(
             study=loaded,
             settings=chosen,

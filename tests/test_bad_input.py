@@ -432,6 +432,20 @@ BAD = {
     "pick that overwrites nowhere": Bad(
         command="pick out --overwrite", prepare=front, words=("--overwrite", "--to")
     ),
+    "bench of nothing": Bad(
+        command="bench out", prepare=empty_folder, words=("out", "finished search", "front.json")
+    ),
+    "bench of an unfinished search": Bad(
+        command="bench out", prepare=search_of(study="tiny"), words=("not finished",)
+    ),
+    "bench by an unknown runtime": Bad(
+        command="bench out --runtime onxx",
+        prepare=front,
+        words=("Unknown runtime 'onxx'", "Did you mean 'onnx'"),
+    ),
+    "bench of no samples": Bad(
+        command="bench out --batch-size 0", prepare=front, words=("`batch_size`", "at least 1")
+    ),
     "compare with nothing": Bad(
         command="compare out nowhere", prepare=front, words=("nowhere", "finished search")
     ),

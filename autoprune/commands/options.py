@@ -11,7 +11,22 @@ StudyArgument = Annotated[
     str, typer.Argument(metavar="[STUDY]", help="A study file, or `digits`, the built-in one.")
 ]
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="A search's output folder.")]
+StudyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STUDY", help="The study that was searched.  [default: what the search ran]"
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def names(text: str) -> list[str]:
+    """Return the names of a list with commas.
+
+    >>> names("taylor, l2,")
+    ['taylor', 'l2']
+    """
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def shown(path: Path) -> Path:

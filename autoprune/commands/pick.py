@@ -47,6 +47,12 @@ def pick(
         bool,
         typer.Option("--knee", help="Of these, the one below which smaller costs much more."),
     ] = False,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose latencies count: eager, onnx, compile.  [default: what was searched by]"
+        ),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Copy the model's files to this folder.")
     ] = None,
@@ -78,6 +84,7 @@ def pick(
         max_latency=max_latency,
         max_loss=max_loss,
         choose=chosen[0] if chosen else None,
+        runtime=runtime,
         to=to,
         overwrite=overwrite,
     )
@@ -92,8 +99,8 @@ def _lines(picked: Picked, *, copied: bool) -> list[str]:
     facts = [f"{model.params:,} parameters", f"{model.macs:,} MACs", f"{model.valid:.4f} valid"]
     if model.test is not None:
         facts.append(f"{model.test:.4f} test")
-    if model.latency_ms is not None:
-        facts.append(f"{model.latency_ms:.3g} ms")
+    if picked.latency_ms is not None:
+        facts.append(f"{picked.latency_ms:.3g} ms")
     which = f"{picked.choice} of {picked.within}" if picked.within > 1 else "only one"
     lines = [f"{model.name}: {', '.join(facts)} (the {which} within the limits)"]
     if copied:

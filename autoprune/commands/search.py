@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoprune.commands.options import JsonOption, StudyArgument, shown
+from autoprune.commands.options import JsonOption, StudyArgument, names, shown
 
 EXAMPLES = (
     "Examples:  autoprune search --budget 50  |  "
@@ -120,8 +120,8 @@ def search(
             out=out,
             fresh=fresh,
             seed=seed,
-            criteria=None if criteria is None else _names(criteria),
-            sparsify=None if sparsify is None else _names(sparsify),
+            criteria=None if criteria is None else names(criteria),
+            sparsify=None if sparsify is None else names(sparsify),
             reporter=reporter,
             budget=budget,
             budget_epochs=budget_epochs,
@@ -129,7 +129,7 @@ def search(
             trial_timeout=trial_timeout,
             workers=_worker_count(workers),
             sampler=sampler,
-            objectives=_names(objectives),
+            objectives=names(objectives),
             latency_engine=latency_engine,
             latency_batch=latency_batch,
             objective=objective.value,
@@ -168,10 +168,6 @@ def _interruptible(out: Path | None) -> Iterator[None]:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _worker_count(text: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autoprune.errors import AutopruneError, first_line
@@ -14,6 +14,7 @@ from autoprune.results.mlflow_registry import Registered, Registry
 from autoprune.results.notes import RUN_LINK
 from autoprune.results.records import (
     KIND,
+    AddedRecord,
     FinishRecord,
     FrontRecord,
     Record,
@@ -70,6 +71,8 @@ class MlflowRuns:
             self._trial(record)
         elif isinstance(record, FrontRecord):
             return self._front(record)
+        elif isinstance(record, AddedRecord):
+            return self._added(record)
         else:
             self._finish(record)
         return []
@@ -194,6 +197,21 @@ class MlflowRuns:
         if overview.register is not None:
             registry = Registry(self._api, overview.register, search=self._api.search)
             registry.register(models, overview.aliases)
+
+    def _added(self, record: AddedRecord) -> list[str]:
+        for key, metrics in record.metrics.items():
+            if key in self._api.runs:
+                self._api.log(self._api.runs[key], time=record.time, metrics=metrics)
+        return self._attach(record.files, time=record.time)
+
+    def _attach(self, files: Sequence[str], *, time: float) -> list[str]:
+        """Attach files to the search's own run; return what is not there any more."""
+        gone = [file for file in files if not (self._root / file).exists()]
+        for file in files:
+            if file not in gone:
+                self._api.client.log_artifact(self._api.parent(time), str(self._root / file))
+                self._api.step()
+        return [f"MLflow cannot be given {name}: it is not there any more." for name in gone]
 
     def _finish(self, record: FinishRecord) -> None:
         run = self._api.parent(record.time)

@@ -115,12 +115,24 @@ class FinishRecord:
     time: float
 
 
-Record = StartRecord | TrialRecord | FrontRecord | FinishRecord
+@dataclass(frozen=True, kw_only=True)
+class AddedRecord:
+    """Something was found out of a search's models after its end."""
+
+    metrics: Mapping[str, Mapping[str, float]]
+    """By trial, see `TrialRecord.key`."""
+    files: Sequence[str]
+    """Files for the search's own run, in the output folder."""
+    time: float
+
+
+Record = StartRecord | TrialRecord | FrontRecord | FinishRecord | AddedRecord
 KINDS: dict[str, type[Record]] = {
     "start": StartRecord,
     "trial": TrialRecord,
     "front": FrontRecord,
     "finish": FinishRecord,
+    "added": AddedRecord,
 }
 
 

@@ -90,6 +90,12 @@ class Spool:
             kind = self._kinds.get(number)
             return None if kind is None else self._read(self._path(number), kind)
 
+    def latest(self, kind: str) -> Record | None:
+        """Return the latest record of a kind."""
+        with self._lock:
+            number = max((n for n, k in self._kinds.items() if k == kind), default=None)
+        return None if number is None else self.read(number)
+
     def is_over(self, number: int) -> bool:
         """Return whether a sitting of the search has ended since that record."""
         with self._lock:

@@ -27,7 +27,8 @@ T = TypeVar("T")
 class Store:
     """Names every file of an output folder, and reads and writes the small ones.
 
-    ``search.json`` says whose folder it is; ``candidates/<name>/`` holds each finished candidate,
+    ``search.json`` says whose folder it is, ``origin.json`` where its study came from;
+    ``candidates/<name>/`` holds each finished candidate,
     its weights only while it may become a parent or an export; ``dense/`` the dense model,
     ``sparse/<digest>/`` parents trained with a sparsifier, ``underway/`` how far trials have come,
     ``front/<name>/`` the exported models, ``spool/`` what MLflow is told, ``front.json`` the
@@ -37,6 +38,7 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).resolve()
         self.identity_file = self.root / "search.json"
+        self.origin_file = self.root / "origin.json"
         self.journal = self.root / "study.journal"
         self.front = self.root / "front"
         self.front_file = self.root / "front.json"
@@ -250,6 +252,9 @@ class Store:
 
 OWN = (
     "search.json",
+    "origin.json",
+    "sensitivity.*",
+    "cache",
     "study.journal*",
     "front",
     "front.new",
@@ -258,6 +263,7 @@ OWN = (
     "front.html",
     "proxy.png",
     "proxy.html",
+    "report.html",
     "dense",
     "candidates",
     "sparse",
@@ -268,8 +274,11 @@ OWN = (
     "spool",
     ".lock",
     ".search.json.*",
+    ".origin.json.*",
+    ".sensitivity.*",
     ".front.*",
     ".proxy.*",
+    ".report.*",
 )
 """What a search writes into its folder, as patterns; the hidden files are half written ones."""
 

@@ -539,7 +539,7 @@ def test_another_front_moves_the_aliases_and_says_who_has_left(recorder: Recorde
         FrontModel(
             key=key,
             folder=store.front / key,
-            metrics={},
+            metrics={"test": 0.5},
             module=lambda: nn.Linear(4, 2),
             example=torch.zeros(2, 4),
             about=f"{key}, anew",

@@ -16,7 +16,7 @@ from helpers import environment, run_cli
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.files import read_json, write_json
-from autoprune.results import picking
+from autoprune.results import handover
 from autoprune.results.picking import pick
 
 
@@ -101,7 +101,7 @@ def test_an_empty_front_and_missing_latencies_are_named(tmp_path: Path) -> None:
     for model in front["front"]:
         del model["latency_ms"]
     write_json(old / "front.json", front)
-    with pytest.raises(AutopruneError, match="`autoprune bench`"):
+    with pytest.raises(AutopruneError, match="`autoprune bench "):
         pick(old, max_latency=1)
 
 
@@ -178,7 +178,7 @@ def test_a_copy_that_fails_leaves_what_was_there(
         return rename(fresh, target)
 
     rename = Path.rename
-    monkeypatch.setattr(picking.Path, "rename", broken)
+    monkeypatch.setattr(handover.Path, "rename", broken)
     with pytest.raises(AutopruneError, match="No space left"):
         pick(out, max_params="1k", to=to, overwrite=True)
     monkeypatch.undo()

@@ -1,0 +1,192 @@
+"""What is found out of a search's models after its end: timing, sensitivity, baselines."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import write_study
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from autoprune import run
+from autoprune.benching import bench
+from autoprune.errors import AutopruneError
+from autoprune.pruning.files import read_json, write_json
+from autoprune.results.added import carried
+from autoprune.results.picking import pick
+from autoprune.results.result import SearchResult, open_result
+from autoprune.results.store import Store
+from autoprune.searched import reopen
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+]
+
+SETTINGS: dict[str, Any] = {"workers": 0, "budget": 3}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished search, as MLflow was told of it."""
+
+    study: Path
+    out: Path
+    result: SearchResult
+
+    def front_file(self) -> dict[str, Any]:
+        value: dict[str, Any] = read_json(self.out / "front.json")
+        return value
+
+    def runs(self) -> dict[str, Run]:
+        """Return MLflow's runs by trial."""
+        client = MlflowClient(f"sqlite:///{self.out / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("autoprune")
+        found = client.search_runs([experiment.experiment_id])
+        return {run.data.tags.get("autoprune.trial", ""): run for run in found}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
+    folder = tmp_path_factory.mktemp("added")
+    study = write_study(folder / "study.py", epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield Found(study, folder / "out", run.search(study, out=folder / "out", **SETTINGS))
+
+
+# --- whose study it is --------------------------------------------------------------------------
+
+
+def test_the_study_is_what_the_search_was_started_with(found: Found) -> None:
+    searched = reopen(found.out)
+    assert searched.origin == found.study.resolve()
+    assert searched.study.name == "tiny"
+
+
+def test_a_study_file_that_came_with_the_folder_is_not_run(found: Found, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(found.out, out)
+    file = out / "evil.py"
+    file.write_text(f"open({str(tmp_path / 'the-code-ran')!r}, 'w')")
+    for name in (str(file), "evil.py", f"{out}/front/../evil.py"):
+        write_json(out / "origin.json", {"study": name})
+        with pytest.raises(AutopruneError, match="--study"):
+            reopen(out)
+    assert not (tmp_path / "the-code-ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        (None, "does not say which file it is. Name it with --study"),
+        ({"study": None}, "does not say which file"),
+        ({"study": "/nowhere/study.py"}, "/nowhere/study.py is not. Name its file"),
+    ],
+)
+def test_a_study_that_is_not_known_or_gone_is_asked_for(
+    found: Found, tmp_path: Path, origin: Any, words: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(found.out, out, ignore=shutil.ignore_patterns("origin.json", "candidates"))
+    if origin is not None:
+        write_json(out / "origin.json", origin)
+    with pytest.raises(AutopruneError, match=words):
+        bench(out)
+    assert reopen(out, found.study).study.name == "tiny"
+
+
+def test_another_study_is_refused(found: Found, tmp_path: Path) -> None:
+    other = write_study(tmp_path / "other.py", kind="conv")
+    with pytest.raises(AutopruneError, match="must be the one that was searched"):
+        bench(found.out, study=other)
+
+
+# --- timing -------------------------------------------------------------------------------------
+
+
+def test_all_models_are_timed_and_the_figures_kept(found: Found) -> None:
+    bench(found.out, runtimes=["onnx"], batch_size=3)
+    bench(found.out, batch_size=2)
+    bench(found.out, runtimes=["onnx"], batch_size=3)  # takes the first one's place
+    runs = found.front_file()["bench"]
+    kinds = [(run["runtime"], run["batch_size"], run["threads"]) for run in runs]
+    assert kinds == [("eager", 2, 1), ("onnx", 2, 1), ("onnx", 3, 1)]
+    for timed in runs:
+        assert set(timed["models"]) == {"dense", *(m.name for m in found.result.front)}
+        assert all(m["seconds"] > 0 and m["spread"] >= 0 for m in timed["models"].values())
+        assert timed["cpu"]
+    assert open_result(found.out).front == found.result.front
+
+
+def test_mlflow_is_told_on_the_models_runs(found: Found) -> None:
+    bench(found.out, runtimes=["eager"], threads=2)
+    timed = found.front_file()["bench"][-1]["models"]
+    runs = found.runs()
+    for model in found.result.front:
+        told = runs[model.name].data.metrics
+        assert told["bench.eager.b1.t2.ms"] == pytest.approx(1e3 * timed[model.name]["seconds"])
+        assert told["bench.eager.b1.t2.spread_ms"] >= 0
+    assert read_json(_artifacts(runs[""]) / "front.json") == found.front_file()
+
+
+def _artifacts(run: Run) -> Path:
+    return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
+def test_the_figures_outlive_another_export(found: Found, tmp_path: Path) -> None:
+    bench(found.out, runtimes=["eager"])
+    before = found.front_file()["bench"]
+    kept = carried(found.out / "front.json", [found.result.front[0].name])
+    assert set(kept["bench"][0]["models"]) == {"dense", found.result.front[0].name}
+    again = run.search(found.study, out=found.out, **SETTINGS)
+    assert [m.name for m in again.front] == [m.name for m in found.result.front]
+    assert found.front_file()["bench"] == before
+
+
+def test_a_limit_on_latency_can_be_one_of_the_bench(found: Found) -> None:
+    bench(found.out, runtimes=["onnx"])
+    (timed,) = [
+        r["models"]
+        for r in found.front_file()["bench"]
+        if (r["runtime"], r["batch_size"]) == ("onnx", 1)
+    ]
+    slowest = max(1e3 * timed[m.name]["seconds"] for m in found.result.front)
+    fastest = min(1e3 * timed[m.name]["seconds"] for m in found.result.front)
+    every = pick(found.out, max_latency=slowest, runtime="onnx")
+    assert every.within == len(found.result.front)
+    assert every.latency_ms == pytest.approx(1e3 * timed[every.model.name]["seconds"])
+    with pytest.raises(AutopruneError, match="No model"):
+        pick(found.out, max_latency=fastest * 0.999, runtime="onnx")
+    with pytest.raises(AutopruneError, match=r"compile.*autoprune bench"):
+        pick(found.out, max_latency=1, runtime="compile")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"runtimes": ["onxx"]}, "Unknown runtime 'onxx'.*Did you mean 'onnx'"),
+        ({"runtimes": []}, "at least one of eager"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"threads": 0}, "`threads` must be at least 1"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused(found: Found, asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(AutopruneError, match=words):
+        bench(found.out, **asked)
+
+
+def test_a_model_without_its_onnx_file_is_named(found: Found, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(found.out, out)
+    name = found.result.front[0].name
+    (Store(out).front / name / "model.onnx").unlink()
+    with pytest.raises(AutopruneError, match=rf"{name} has none.*--runtime eager"):
+        bench(out)
