@@ -103,7 +103,8 @@ class SearchRun:
             raise
         finally:
             executor.close()
-            self.reporter.update(Status(stage="recording"))
+            if self.settings.tracking_uri != "none":
+                self.reporter.update(Status(stage="recording"))
             for problem in self.tracker.finish(counts, status=status):
                 self.reporter.note(problem)
 

@@ -169,6 +169,16 @@ class TrialRun:
 
     def standing(self) -> RunningTrial:
         """Return where it stands."""
+        sparsify = self.plan.sparsify
+        if sparsify is not None and self.sparsify_cached is not True and not self.curve:
+            return RunningTrial(
+                name=self.name,
+                params=self.params,
+                epoch=len(self.sparsify_curve),
+                epochs=sparsify.epochs,
+                valid=None,
+                doing=f"{sparsify.method} on {self.parent}",
+            )
         return RunningTrial(
             name=self.name,
             params=self.params,
@@ -196,6 +206,7 @@ class TrialRun:
             criterion=self.plan.criterion,
             latency=self.costs.get("latency"),
             cause=cause,
+            epochs=self.epochs,
         )
 
     def record(

@@ -111,7 +111,8 @@ def search(
     The same command again goes on where an earlier one stopped.
     """
     from autoprune.run import search as run_search
-    from autoprune.terminal import print_front, reporter_for
+    from autoprune.tables import print_front
+    from autoprune.terminal import reporter_for
 
     reporter = reporter_for(quiet=quiet or as_json)
     with _interruptible(out), reporter:
