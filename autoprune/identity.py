@@ -52,6 +52,7 @@ def identity_of(
         "train": study.train and asdict(study.train),
         "checkpoint": _checkpoint_digest(study),
         "weights": _weights_digest(study, model),
+        "join": settings.join,
         "storage": settings.storage and _digest(redacted(settings.storage)),
         "data": {
             "train": split_fingerprint(study.task, "train"),

@@ -55,6 +55,10 @@ class Store:
         """Of files of weights, as they were when they were read last."""
         self.underway = self.root / "underway"
 
+    def relative(self, path: Path) -> str:
+        """Return a path in this folder as jobs take it: their store may lie elsewhere."""
+        return path.relative_to(self.root).as_posix()
+
     # --- whose folder it is -----------------------------------------------------------------
 
     def check(self, identity: Mapping[str, Any], *, fresh: bool = False) -> None:
@@ -101,7 +105,13 @@ class Store:
             write_json(self.identity_file, new)
         elif not self.identity_file.exists():
             write_json(self.identity_file, new)
-        return self._known()
+        known = self._known()
+        if not isinstance(known.get("id"), str):
+            raise AutopruneError(
+                f"{self.identity_file} must have the search's id, but has none: it was altered. "
+                f"{RESTORE}"
+            )
+        return known
 
     def _known(self) -> dict[str, Any]:
         known = read_json(self.identity_file)

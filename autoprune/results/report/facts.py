@@ -16,12 +16,13 @@ from autoprune.redaction import redacted
 from autoprune.results.choosing import WorthALook, worth_a_look
 from autoprune.results.growth import growth, plane_of
 from autoprune.results.importances import importances
-from autoprune.results.report.models import front_models
+from autoprune.results.report.harm import harm
+from autoprune.results.report.models import baselines, front_models, latencies
 from autoprune.results.report.trials import TrialFacts, is_uniform, read_trials
 from autoprune.results.report.words import advice, recipe
 from autoprune.results.result import Model, SearchResult, open_result
 from autoprune.results.store import FORMAT, Store
-from autoprune.searching.candidate import FINAL
+from autoprune.searching.candidate import DENSE, FINAL
 
 if TYPE_CHECKING:
     import optuna
@@ -88,8 +89,10 @@ def read_facts(out: Path, *, shown_as: Path | None = None) -> Facts:
         "groups": _groups(grouping, dense),
         "trials": [_row(trial, grouping) for trial in trials],
         "front": front_models(result, front, store, shown_as or out, trials),
+        "baselines": baselines(front),
         "point": None if chosen is None else chosen.point,
         "cards": [] if chosen is None or result is None else advice(result, chosen),
+        "harm": harm(store.root),
         "growth": _growth(trials, dense, higher=higher),
         "importances": _importances(studies, higher=higher),
         "proxies": front.get("proxies", {}),
@@ -149,8 +152,8 @@ def _why_no_front(trials: Sequence[TrialFacts]) -> str:
             f"{last}"
         )
     return (
-        "Its trials are on record, but it was ended before its front was exported. "
-        "The same `autoprune search` command goes on where it stopped."
+        "Its trials are on record, but no front was exported: it is running still, or was ended "
+        "before. The same `autoprune search` command goes on where it stopped."
     )
 
 
@@ -187,7 +190,7 @@ def _dense(front: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, Any]
     kept = ("params", "macs", "size_bytes", "memory_bytes", "valid", "test", "latency_ms")
     known = front.get("dense", {})
     found = {name: known.get(name, dense.get(name)) for name in kept}
-    return found | {"latencies": known.get("latencies", [])}
+    return found | {"latencies": latencies(front, DENSE, known)}
 
 
 def _groups(grouping: Grouping | None, dense: Mapping[str, Any]) -> list[dict[str, Any]]:
