@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from autoprune.run import search as search
     from autoprune.searching.space import Space as Space
     from autoprune.searching.strategy import Strategy as Strategy
+    from autoprune.sensing import sensitivity as sensitivity
     from autoprune.study import PruningStudy as PruningStudy
     from autoprune.study import load_study as load_study
     from autoprune.training.regularise import Regulariser as Regulariser
@@ -62,6 +63,7 @@ _HOMES = {
     "pick": "autoprune.results.picking",
     "replay": "autoprune.replaying",
     "search": "autoprune.run",
+    "sensitivity": "autoprune.sensing",
     "sparsifier": "autoprune.training.sparsify",
 }
 __all__ = ["__version__", *_HOMES]

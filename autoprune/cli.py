@@ -7,7 +7,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from autoprune.commands import bench, compare, doctor, front, new, pick, search, sync, ui
+from autoprune.commands import (
+    bench,
+    compare,
+    doctor,
+    front,
+    new,
+    pick,
+    search,
+    sensitivity,
+    sync,
+    ui,
+)
 from autoprune.errors import AutopruneError
 from autoprune.redaction import redacted
 
@@ -45,6 +56,7 @@ app.command(epilog=pick.EXAMPLES)(pick.pick)
 app.command(epilog=bench.EXAMPLES)(bench.bench)
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(epilog=sensitivity.EXAMPLES)(sensitivity.sensitivity)
 app.command(epilog=new.EXAMPLES)(new.new)
 app.command(epilog=sync.EXAMPLES)(sync.sync)
 app.command(epilog=ui.EXAMPLES)(ui.ui)

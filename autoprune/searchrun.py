@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler
 
 from autoprune import jobs
 from autoprune.asking import ended_trials
-from autoprune.dense import Dense, prepare_dense
+from autoprune.dense import Dense, note_sensitivity, prepare_dense
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError, is_full, without_room
 from autoprune.finale import Finale, UnexpectedError
@@ -23,6 +23,7 @@ from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import Grouping
 from autoprune.results.records import RunStatus
 from autoprune.results.result import SearchResult
+from autoprune.results.sensitivities import sensitivity_files
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
 from autoprune.running.executor import Executor, Opening, reference
@@ -114,6 +115,7 @@ class SearchRun:
         dense = prepare_dense(
             self.study, self.store, executor, self.reporter, latency=self._latency
         )
+        note_sensitivity(self.study, self.store, executor, self.reporter)
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
@@ -316,7 +318,8 @@ class SearchRun:
             read_json(self.store.front_file), list(driver.pool.candidates.values())
         )
         self.tracker.front(
-            finale.tracked(result, finale.front(chosen)), [self.store.front_file, *pictures]
+            finale.tracked(result, finale.front(chosen)),
+            [self.store.front_file, *pictures, *sensitivity_files(self.store)],
         )
         return result, totals(result, dense=dense.score, epochs=epochs, proxies=proxies)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STAGES = {
     "dense": "Dense model",
+    "sensitivity": "Sensitivity of the groups",
     "search": "Search",
     "final": "Final fine-tuning of the front",
     "export": "Export and verification",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from autoprune.results.sensitivities import loss_table
 from autoprune.searching.pareto import pareto
 from autoprune.searching.proxies import EPOCH0
 
@@ -188,3 +189,55 @@ def _proxy_title(front: Mapping[str, Any]) -> str:
     found = front["proxies"].get(EPOCH0, {}).get("within_sizes")
     said = "too few trials of one size" if found is None else f"{found:.2f}"
     return f"{front['study']}: rank correlation within sizes {said}"
+
+
+def sensitivity_picture(found: Mapping[str, Any], path: Path) -> None:
+    """Draw what a ``sensitivity.json`` says as a heat map, in PNG: what cutting a group costs."""
+    from matplotlib.figure import Figure
+
+    table = loss_table(found)
+    rows, columns = table.groups, table.columns
+    size = (2.5 + 0.9 * len(columns) + 0.06 * max(map(len, rows)), 1.6 + 0.26 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    values = [[math.nan if v is None else v for v in row] for row in table.lost]
+    image = axes.imshow(values, cmap="OrRd", aspect="auto", vmin=0.0, vmax=table.most)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    for y, row in enumerate(table.lost):
+        for x, value in enumerate(row):
+            if value is not None:
+                dark = value > 0.6 * table.most
+                colour = "white" if dark else "black"
+                axes.text(x, y, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=7)
+    axes.set_xlabel("share of the group's channels that is left, all else dense")
+    axes.set_title(f"{found['study']}: {table.what}", fontsize=10)
+    figure.colorbar(image)
+    figure.savefig(path, dpi=110)
+
+
+def sensitivity_figure(found: Mapping[str, Any]) -> Any:
+    """Return the same as an interactive plotly figure."""
+    import plotly.graph_objects as go
+
+    table = loss_table(found)
+    figure = go.Figure(
+        go.Heatmap(
+            z=table.lost,
+            x=list(table.columns),
+            y=list(table.groups),
+            zmin=0.0,
+            zmax=table.most,
+            colorscale="OrRd",
+            texttemplate="%{z:.3f}",
+            hovertemplate="%{y}, %{x}: %{z:.4f}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_xaxes(title="share of the group's channels that is left, all else dense")
+    figure.update_layout(
+        title=f"{found['study']}: {table.what}",
+        template="simple_white",
+        height=180 + 22 * len(table.groups),
+    )
+    return figure
