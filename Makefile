@@ -26,5 +26,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[dev]'
 	touch $@
 
+docs-images: $(VENV)/.installed-dev  ## Pictures of a report, which need Debian's chromium
+	$(BIN)/autoprune search digits --budget 50 --out build/digits
+	PYTHONPATH=. $(BIN)/python docs/pictures.py build/digits
+
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

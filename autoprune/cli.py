@@ -14,6 +14,7 @@ from autoprune.commands import (
     front,
     new,
     pick,
+    report,
     search,
     sensitivity,
     sync,
@@ -58,6 +59,7 @@ app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=sensitivity.EXAMPLES)(sensitivity.sensitivity)
 app.command(epilog=new.EXAMPLES)(new.new)
+app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=sync.EXAMPLES)(sync.sync)
 app.command(epilog=ui.EXAMPLES)(ui.ui)
 

@@ -17,6 +17,7 @@ from autoprune import jobs
 from autoprune.account import Account
 from autoprune.asking import Asker, awaited_parents, clear_queue, waiting_count
 from autoprune.errors import AutopruneError, RoomError
+from autoprune.joined import DRIVER, Crew, give_back
 from autoprune.pool import Pool
 from autoprune.progress import EndedTrial, Reporter, Stage
 from autoprune.pruning.cost import CostModel
@@ -70,6 +71,8 @@ class Driver:
         Epochs to train in all, the final stage's included; None bounds nothing.
     final_epochs
         Epochs that the final stage will want for each model of the front.
+    crew
+        The drivers that share the study; None if this one has it to itself.
 
     Attributes
     ----------
@@ -98,16 +101,20 @@ class Driver:
         budget_epochs: int | None = None,
         final_epochs: int = 0,
         tags: Mapping[str, str] | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.pool = Pool(store, higher_is_better=higher_is_better, costs=costs, inherit=inherit)
         self._store = store
         self._executor = executor
         self._values = values
         self._costs = tuple(costs)
+        self._crew = crew
         self._latency = latency
         self._rule = StoppingRule(higher_is_better=higher_is_better)
         self._running: dict[str, TrialRun] = {}
         self._failures = 0
+        self._losses: dict[str, float] = {}
+        """When a machine was last lost, by its name."""
         self._account = Account(self.pool, budget=budget_epochs, final_epochs=final_epochs)
         self._asker = Asker(
             space=space, cost=cost, pool=self.pool, seed=seed, early_stop=early_stop
@@ -129,6 +136,7 @@ class Driver:
             pool=self.pool,
             values=values,
             note=reporter.note,
+            mine=crew.is_mine if crew else lambda _: True,
         )
 
     # --- the search -------------------------------------------------------------------------
@@ -163,11 +171,14 @@ class Driver:
         while True:
             while (
                 len(self._running) < self._executor.slots
-                and (budget is None or done + len(self._running) < budget)
+                and (budget is None or self._taken(study, done) < budget)
                 and (deadline is None or time.monotonic() < deadline)
                 and (left := self._epochs_left()) >= 1
             ):
-                self._start(self._asker.ask(study, epochs_left=left))
+                run = self._asker.ask(study, epochs_left=left)
+                if not self._claimed(study, run, budget):
+                    break
+                self._start(run)
                 self._teller.search(stages, done)
             if not self._running:
                 return
@@ -175,7 +186,23 @@ class Driver:
             if ended is not None:
                 done += ended.state != "failed"
                 self._drop_weights(study)
+            if self._crew is not None:
+                done = self._crew.done(study)
             self._teller.search(stages, done, ended)
+
+    def _taken(self, study: optuna.Study, done: int) -> int:
+        """Return how many trials of the budget are done or under way."""
+        return done + len(self._running) if self._crew is None else self._crew.taken(study)
+
+    def _claimed(self, study: optuna.Study, run: TrialRun, budget: int | None) -> bool:
+        """Return whether a trial is ours to run: the crew's budget may have been used up by now."""
+        if self._crew is None:
+            return True
+        run.note(**{DRIVER: self._crew.driver})
+        if budget is None or not self._crew.is_surplus(study, run.trial.number, budget):
+            return True
+        give_back(study, run.trial)
+        return False
 
     def _epochs_left(self) -> float:
         under_way = sum(run.planned_epochs for run in self._running.values())
@@ -246,7 +273,7 @@ class Driver:
         if isinstance(event, Failed):
             if event.stops:  # it is tried again when the search goes on
                 raise RoomError(event.cause)
-            return self._fail(study, running, event.cause, again=event.died)
+            return self._fail(study, running, event.cause, again=event.died, place=event.place)
         assert isinstance(event, Done)
         self._failures = 0
         if running.stopped:
@@ -306,7 +333,13 @@ class Driver:
         return running.ended("stopped")
 
     def _fail(
-        self, study: optuna.Study, running: TrialRun, cause: str, *, again: bool = False
+        self,
+        study: optuna.Study,
+        running: TrialRun,
+        cause: str,
+        *,
+        again: bool = False,
+        place: str = "",
     ) -> EndedTrial:
         running.note(**{CAUSE: cause}, **running.attributes)
         self._store.drop_weights(running.name)
@@ -316,7 +349,10 @@ class Driver:
             self._store.drop_checkpoint(running.work)
         with self._teller.recording(running, "failed", cause=cause):
             study.tell(running.trial.number, state=TrialState.FAIL)
-        self._failures += 1
+        # All trials that one machine takes with it are one failure.
+        if running.started > self._losses.get(place, 0.0):
+            self._failures += 1
+            self._losses |= {place: time.time()} if place else {}
         if self._failures >= FAILURES_IN_A_ROW:
             raise AutopruneError(
                 f"{self._failures} trials in a row failed, so the search stops. "

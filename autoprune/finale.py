@@ -81,7 +81,7 @@ class Finale:
         shutil.rmtree(fresh, ignore_errors=True)
         folders = {name: fresh / name for name in front}
         orders = {
-            name: {"name": name, "weights": c.name, "folder": str(folders[name])}
+            name: {"name": name, "weights": c.name, "folder": self.store.relative(folders[name])}
             for name, c in front.items()
         }
         answers = self._run_all(jobs.export, orders)
@@ -213,7 +213,7 @@ class Finale:
     def _faults(self, folders: Mapping[str, Path]) -> dict[str, list[str]]:
         faults = verify(list(folders.values()))
         for name, folder in folders.items():
-            answer = run_job(self.executor, jobs.reload_check, folder=str(folder))
+            answer = run_job(self.executor, jobs.reload_check, folder=self.store.relative(folder))
             faults[name] = [*faults[name], *answer["faults"]]
         return faults
 

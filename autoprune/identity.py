@@ -45,6 +45,7 @@ def identity_of(
         "objective": settings.objective,
         "accuracy_weight": settings.accuracy_weight if settings.objective == "weighted" else None,
         "study_settings": asdict(study.space) | {"final_epochs": study.final_epochs},
+        "join": settings.join,
         "storage": settings.storage and digest_of(redacted(settings.storage)),
     }
     value: dict[str, Any] = json.loads(json.dumps(identity))

@@ -118,7 +118,7 @@ def export(bench: Workbench, *, name: str, weights: str, folder: str) -> Job:
     """Score a front model on the test split and write it in every format.
 
     `name` is the candidate whose plan is exported, `weights` the one whose weights are: itself,
-    or its final stage.
+    or its final stage. `folder` is relative to the store's.
     """
     yield {}
     candidate = bench.store.load_candidate(name)
@@ -126,7 +126,7 @@ def export(bench: Workbench, *, name: str, weights: str, folder: str) -> Job:
     test = _tested(bench, model)
     exported = export_model(
         model,
-        Path(folder),
+        bench.store.root / folder,
         example=bench.study.example,
         plan=bench.store.load_candidate(weights).plan,
         about={
@@ -178,7 +178,7 @@ def _timed_models(
     if engine != "onnx":
         weights = {DENSE: DENSE, **{name: order["weights"] for name, order in models.items()}}
         return {name: bench.model(source) for name, source in weights.items()}
-    exported = {name: Path(order["folder"]) / ONNX for name, order in models.items()}
+    exported = {name: bench.store.root / order["folder"] / ONNX for name, order in models.items()}
     files = {name: file for name, file in exported.items() if file.exists()}
     if not files:
         return {}
@@ -191,7 +191,8 @@ def _timed_models(
 def reload_check(bench: Workbench, *, folder: str) -> Job:
     """Rebuild an exported model in its own class and compare it with the reference."""
     yield {}
-    fault = differs(load(folder, model=bench.study.build()), Path(folder))
+    exported = bench.store.root / folder
+    fault = differs(load(exported, model=bench.study.build()), exported)
     return {"faults": [] if fault is None else [fault]}
 
 

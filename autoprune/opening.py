@@ -18,13 +18,16 @@ def opening_for(
     store: Store,
     *,
     in_process: bool,
+    threads: int = 1,
+    checkpoint: Path | None = None,
     seed: int | None,
     criteria: Sequence[str] | None,
     sparsify: Sequence[str] | None,
 ) -> Opening:
     """Return how workers open their workbench on a study object or a study file.
 
-    A study object carries its overrides already; a file is loaded anew and overridden there.
+    A study object carries its overrides already; a file is loaded anew and overridden there. A
+    worker has so many `threads`, and takes the dense weights from `checkpoint` if that is given.
     """
     if in_process and isinstance(origin, PruningStudy):
         return _InProcess(origin, store)
@@ -35,10 +38,11 @@ def opening_for(
             "criteria": criteria and list(criteria),
             "sparsify": sparsify and list(sparsify),
         }
+    source["checkpoint"] = None if checkpoint is None else str(checkpoint)
     spec = {
         "source": source,
         "out": str(store.root),
-        "own_process": not in_process,
+        "threads": None if in_process else threads,
     }
     return Opening(function=reference(jobs.open_workbench), spec=spec)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,21 @@ from torch import nn
 from autoprune import jobs
 from autoprune.errors import AutopruneError
 from autoprune.identity import identity_of
+from autoprune.joined import check_joined
 from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter
 from autoprune.pruning.groups import Grouping
 from autoprune.results.diagnosis import mostly_blocked
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
+from autoprune.running.cluster import Cluster, Needs, connected
 from autoprune.searched import save_origin
 from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
 from autoprune.searching.space import SearchSpace
+from autoprune.searching.storage_url import opened
 from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
+from autoprune.shipping import checkpoint_of, luggage_of
 from autoprune.study import PruningStudy, find_study_file, load_study, overridden
 from autoprune.training.finetune import dropout_layers
 
@@ -56,9 +61,10 @@ def search(
         Is told where the search stands.
     **settings
         The fields of `Settings`: ``budget``, ``budget_epochs``, ``timeout``, ``trial_timeout``,
-        ``workers``, ``sampler``, ``strategy``, ``objectives``, ``latency_engine``,
+        ``workers``, ``engine``, ``address``, ``cpus_per_trial``,
+        ``gpus_per_trial``, ``sampler``, ``strategy``, ``objectives``, ``latency_engine``,
         ``latency_batch``, ``objective``, ``accuracy_weight``, ``early_stop``, ``inherit``,
-        ``storage``, ``tracking_uri``, ``experiment``.
+        ``storage``, ``join``, ``tracking_uri``, ``experiment``.
 
     Raises
     ------
@@ -85,31 +91,48 @@ def search(
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     identity = identity_of(loaded, model, grouping, space, chosen, costs)
     store.check(identity, fresh=fresh)
-    warning = mostly_blocked(grouping)
-    if warning is not None:
-        reporter.note(warning)
-    with store.locked():
-        known = store.open(identity, fresh=fresh)
-        save_origin(store, study)
-        search_run = SearchRun(
-            study=loaded,
-            settings=chosen,
-            grouping=grouping,
-            space=space,
-            costs=costs,
-            store=store,
-            search_id=known["id"],
-            reporter=reporter,
-            opening=opening_for(
-                origin,
-                store,
-                in_process=chosen.worker_count() == 0,
-                seed=seed,
-                criteria=criteria,
-                sparsify=sparsify,
-            ),
-        )
-        return search_run.run()
+    with opened(chosen.storage) as storage, _cluster(chosen) as cluster:
+        if storage is not None and chosen.join is not None:
+            check_joined(storage, chosen.join, identity)
+        warning = mostly_blocked(grouping)
+        if warning is not None:
+            reporter.note(warning)
+        with store.locked():
+            known = store.open(identity, fresh=fresh)
+            save_origin(store, study)
+            search_run = SearchRun(
+                study=loaded,
+                settings=chosen,
+                grouping=grouping,
+                space=space,
+                costs=costs,
+                store=store,
+                search_id=known["id"],
+                reporter=reporter,
+                identity=identity,
+                storage=storage,
+                opening=opening_for(
+                    origin,
+                    store,
+                    in_process=chosen.workers == 0,
+                    threads=1 if cluster is None else max(1, int(chosen.cpus_per_trial)),
+                    checkpoint=None if cluster is None else checkpoint_of(loaded),
+                    seed=seed,
+                    criteria=criteria,
+                    sparsify=sparsify,
+                ),
+                cluster=None if cluster is None else (cluster, luggage_of(origin, loaded)),
+            )
+            return search_run.run()
+
+
+def _cluster(settings: Settings) -> AbstractContextManager[Cluster | None]:
+    """Return the connection to where trials run, if that is not this machine."""
+    if settings.engine == "local":
+        return nullcontext()
+    return connected(
+        settings.address, Needs(cpus=settings.cpus_per_trial, gpus=settings.gpus_per_trial)
+    )
 
 
 def prunable_groups(study: PruningStudy, model: nn.Module) -> Grouping:

@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 
 from autoprune import jobs
 from autoprune.asking import ended_trials
@@ -17,6 +18,7 @@ from autoprune.dense import Dense, note_sensitivity, prepare_dense
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError, is_full, without_room
 from autoprune.finale import Finale, UnexpectedError
+from autoprune.joined import Crew
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json
@@ -26,16 +28,19 @@ from autoprune.results.result import SearchResult
 from autoprune.results.sensitivities import sensitivity_files
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
+from autoprune.running.cluster import Cluster
 from autoprune.running.executor import Executor, Opening, reference
+from autoprune.running.freight import Luggage
 from autoprune.running.inline import InlineExecutor
 from autoprune.running.interrupts import InterruptibleExecutor
 from autoprune.running.local import LocalExecutor
+from autoprune.running.ray import RayExecutor
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.candidate import FINAL, Candidate, Score, trial_name
+from autoprune.searching.journal import open_journal
 from autoprune.searching.objectives import cost_of
 from autoprune.searching.optuna_study import (
     ended_counts,
-    open_journal,
     open_study,
     quiet_optuna,
     trained_epochs,
@@ -44,6 +49,7 @@ from autoprune.searching.proxies import EPOCH0, PREDICTED, Correlation, correlat
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
+from autoprune.shipping import Shipping
 from autoprune.study import PruningStudy
 from autoprune.tracked import search_params, search_tags, setting_tags, totals
 from autoprune.training.device import OwnRandomState, kernel_caches, worker_environments
@@ -64,6 +70,9 @@ class SearchRun:
         search_id: str,
         reporter: Reporter,
         opening: Opening,
+        identity: Mapping[str, Any],
+        storage: BaseStorage | None = None,
+        cluster: tuple[Cluster, Luggage] | None = None,
     ) -> None:
         self.study = study
         self.settings = settings
@@ -73,8 +82,13 @@ class SearchRun:
         self.store = store
         self.reporter = reporter
         self.opening = opening
+        self.cluster = cluster
         self.cost = CostModel(grouping)
         self.search_id = search_id
+        self.identity = identity
+        self.crew = Crew(search_id[:8]) if settings.join else None
+        self.storage = storage
+        """Where the Optuna study is; None for a journal file in the folder."""
         self.tracker = self._open_tracker(search_id)
 
     def run(self) -> SearchResult:
@@ -112,6 +126,8 @@ class SearchRun:
         self, executor: InterruptibleExecutor, deadline: float | None
     ) -> tuple[SearchResult, dict[str, float]]:
         study, final_study = self._optuna_study(""), self._optuna_study(FINAL)
+        if self.crew is not None:
+            self.crew.enter(study, self.identity, self.store.root)
         dense = prepare_dense(
             self.study, self.store, executor, self.reporter, latency=self._latency
         )
@@ -129,10 +145,10 @@ class SearchRun:
             self._export_so_far(executor, dense, driver, study, final_study)
             raise
         if not driver.pool.candidates:
-            raise AutopruneError(
-                "No trial was completed, so there is no front. "
-                "Raise --budget, --budget-epochs or --timeout."
-            )
+            bounds = "--budget, --budget-epochs or --timeout"
+            if self.crew is not None:
+                bounds = "--budget, which the other drivers have used up, or --timeout"
+            raise AutopruneError(f"No trial was completed, so there is no front. Raise {bounds}.")
         try:
             chosen = self._finish(driver, final_study)
         except KeyboardInterrupt:
@@ -159,7 +175,7 @@ class SearchRun:
         if not driver.pool.front():
             return
         self.reporter.note("Stopping: the front so far is exported. Stop again to leave that out.")
-        executor.renew(self._open_executor())
+        executor.renew(self._open_executor)
         chosen = {c.name: driver.pool.better(c) for c in driver.pool.front()}
         try:
             self._export(executor, dense, chosen, driver, study, final_study)
@@ -169,8 +185,11 @@ class SearchRun:
     # --- the parts --------------------------------------------------------------------------
 
     def _open_executor(self) -> Executor:
-        workers = self.settings.worker_count()
         limit = self.settings.trial_timeout
+        limits = None if limit is None else {reference(jobs.evaluate): limit}
+        if self.cluster is not None:
+            return self._on_cluster(*self.cluster, limits)
+        workers = self.settings.worker_count()
         if workers == 0:
             return InlineExecutor(self.opening, around=OwnRandomState())
         return LocalExecutor(
@@ -178,14 +197,32 @@ class SearchRun:
             workers=workers,
             log_folder=self.store.logs,
             environments=self._environments(),
-            limits=None if limit is None else {reference(jobs.evaluate): limit},
+            limits=limits,
+        )
+
+    def _on_cluster(
+        self, cluster: Cluster, luggage: Luggage, limits: Mapping[str, float] | None
+    ) -> Executor:
+        workers = self.settings.workers
+        return RayExecutor(
+            cluster,
+            self.opening,
+            root=self.store.root,
+            log_folder=self.store.logs,
+            workers=None if workers == "auto" else workers,
+            freight=Shipping(self.store),
+            luggage=luggage,
+            environment=self._kernels(),
+            limits=limits,
         )
 
     def _environments(self) -> list[dict[str, str]]:
         """Return the variables that workers get, in turn."""
         own = worker_environments() if self.study.device == "auto" else [{}]
-        layers = sum(len(shape) > 1 for shape in self.grouping.shapes.values())
-        return [kernel_caches(layers) | each for each in own]
+        return [self._kernels() | each for each in own]
+
+    def _kernels(self) -> dict[str, str]:
+        return kernel_caches(sum(len(shape) > 1 for shape in self.grouping.shapes.values()))
 
     def _open_tracker(self, search_id: str) -> Tracker:
         uri = self.settings.tracking_uri
@@ -205,11 +242,15 @@ class SearchRun:
         if self.settings.objective == "weighted":
             objectives = [("weighted", True)]
         if self.settings.storage is None:
-            journal = open_journal(self.store.journal)
-            return open_study(self.study.name + suffix, storage=journal, objectives=objectives)
+            if self.storage is None:
+                self.storage = open_journal(self.store.journal)
+            return open_study(self.study.name + suffix, storage=self.storage, objectives=objectives)
+        assert self.storage is not None
         # Others may keep studies there too: the search's id keeps ours apart.
-        name = f"{self.study.name}-{self.search_id[:8]}{suffix}"
-        return open_study(name, storage=self.settings.storage, objectives=objectives)
+        name = f"{self.settings.join or self.study.name}-{self.search_id[:8]}{suffix}"
+        if self.settings.join is not None and suffix != FINAL:
+            name = self.settings.join
+        return open_study(name, storage=self.storage, objectives=objectives)
 
     def _sampler(self, dense: Dense, *, trials: int) -> BaseSampler:
         if isinstance(self.settings.sampler, BaseSampler):
@@ -267,6 +308,7 @@ class SearchRun:
             budget_epochs=self.settings.budget_epochs,
             final_epochs=self.study.final_epochs,
             tags=search_tags(self.study),
+            crew=self.crew,
         )
 
     @property

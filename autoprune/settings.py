@@ -15,7 +15,10 @@ from autoprune.searching.strategy import Strategy
 from autoprune.training.latency import check_engine
 
 Objective = Literal["pareto", "weighted"]
+Engine = Literal["local", "ray"]
 
+LONGEST_NAME = 200
+"""Of a study that is joined: Optuna's tables have room for little more."""
 DEFAULT_BUDGET = 50
 """Trials of a search that is given no bound."""
 
@@ -41,7 +44,17 @@ class Settings:
     """Seconds that a trial may take; its worker is ended then, and it is tried again at most twice.
     The time that a new worker takes to load the study does not count."""
     workers: int | Literal["auto"] = "auto"
-    """Worker processes; ``auto`` is one per core (or GPU), 0 runs trials in this process."""
+    """Worker processes; ``auto`` is one per core (or GPU), 0 runs trials in this process. On Ray
+    ``auto`` is as many as the cluster's nodes have room for."""
+    engine: Engine = "local"
+    """Where trials run: in worker processes of this machine, or on a Ray cluster."""
+    address: str | None = None
+    """The Ray cluster's: ``host:port``, ``ray://host:port`` or ``auto``. Without it, the one that
+    this machine is a node of, or else one of this machine's own."""
+    cpus_per_trial: float = 1.0
+    """CPUs that a trial takes of a node of the Ray cluster, and as many threads."""
+    gpus_per_trial: float = 0.0
+    """GPUs that it takes; 0.5 is two trials a GPU, 0 hides them."""
     sampler: str | BaseSampler = "pruning"
     strategy: Strategy = field(default_factory=Strategy)
     """How the sampler ``pruning`` spends the budget."""
@@ -60,6 +73,8 @@ class Settings:
     """Whether trials are cut from what earlier ones trained; else each from the dense model."""
     storage: str | None = field(default=None, repr=False)
     """An Optuna storage URL; by default a journal file in the output folder."""
+    join: str | None = None
+    """A name under which drivers with folders of their own share one study in `storage`."""
     tracking_uri: str | None = field(default=None, repr=False)
     """An MLflow tracking URI; by default a database in the output folder; ``none`` for none."""
     experiment: str = "autoprune"
@@ -79,6 +94,7 @@ class Settings:
             object.__setattr__(self, "budget", DEFAULT_BUDGET)
         _check_count("budget", self.budget, "trial")
         _check_count("budget_epochs", self.budget_epochs, "epoch")
+        self._check_join()
         if self.timeout is not None and not self.timeout > 0:
             raise AutopruneError(f"`timeout` must be more than 0 seconds, but is {self.timeout}.")
         if self.trial_timeout is not None and not self.trial_timeout > 0:
@@ -94,6 +110,7 @@ class Settings:
             raise AutopruneError(
                 f"`workers` must be 'auto' or at least 0, but is {self.workers!r}."
             )
+        self._check_engine()
         if isinstance(self.sampler, str):
             check_sampler(self.sampler)
         if self.objective not in ("pareto", "weighted"):
@@ -105,12 +122,50 @@ class Settings:
                 f"`accuracy_weight` must be between 0 and 1, but is {self.accuracy_weight}."
             )
 
+    def _check_join(self) -> None:
+        if self.join is None:
+            return
+        if self.storage is None:
+            raise AutopruneError(
+                "`join` must go with a database that all drivers reach, but `storage` is not "
+                "given. Add --storage postgresql://user@host/database."
+            )
+        if not self.join.strip() or len(self.join) > LONGEST_NAME:
+            raise AutopruneError(
+                f"`join` must be a name of 1 to {LONGEST_NAME} characters, but is {self.join!r}."
+            )
+        if self.budget_epochs is not None:
+            raise AutopruneError(
+                "`budget_epochs` must be one driver's own, but with `join` a budget is shared. "
+                "Use --budget, which counts the trials of all drivers."
+            )
+
+    def _check_engine(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise AutopruneError(f"`engine` must be 'local' or 'ray', but is {self.engine!r}.")
+        if self.engine == "ray":
+            if self.workers == 0:
+                raise AutopruneError(
+                    "`workers` must be 'auto' or at least 1 with the engine ray, but is 0."
+                )
+            if not (self.cpus_per_trial > 0 and self.gpus_per_trial >= 0):
+                raise AutopruneError(
+                    f"`cpus_per_trial` must be more than 0 and `gpus_per_trial` at least 0, but "
+                    f"they are {self.cpus_per_trial:g} and {self.gpus_per_trial:g}."
+                )
+        elif self.address is not None or (self.cpus_per_trial, self.gpus_per_trial) != (1, 0):
+            raise AutopruneError(
+                "`address`, `cpus_per_trial` and `gpus_per_trial` must go with the engine ray, "
+                "but the engine is local. Add --engine ray."
+            )
+
     @property
     def latency(self) -> dict[str, Any]:
         """How latency is measured, as jobs take it."""
         return {"engine": self.latency_engine, "batch_size": self.latency_batch}
 
     def worker_count(self) -> int:
+        """Return how many worker processes there are on this machine."""
         if self.workers != "auto":
             return self.workers
         import torch

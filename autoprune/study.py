@@ -182,6 +182,8 @@ class StudySource:
     seed: int | None = None
     criteria: tuple[str, ...] | None = None
     sparsify: tuple[str, ...] | None = None
+    checkpoint: str | None = None
+    """Where the dense weights lie on this machine, if not where the study says."""
 
     def load(self) -> PruningStudy:
         if self.path is not None:
@@ -193,6 +195,8 @@ class StudySource:
             own, study = cloudpickle.loads(base64.b64decode(self.code))
             for registry, entries in zip(REGISTRIES, own, strict=True):
                 registry.update(entries)
+        if self.checkpoint is not None:
+            study = replace(study, checkpoint=self.checkpoint)
         return overridden(study, seed=self.seed, criteria=self.criteria, sparsify=self.sparsify)
 
 

@@ -16,6 +16,7 @@ from autoprune.pruning.plan import Plan
 from autoprune.results.records import State, TrialRecord
 from autoprune.searching.attributes import RESUMED
 from autoprune.searching.candidate import FINAL, Candidate, Score
+from autoprune.searching.journal import together
 from autoprune.searching.space import NO_SPARSIFY
 
 
@@ -90,8 +91,9 @@ class TrialRun:
 
     def note(self, **attributes: Any) -> None:
         """Write user attributes of its trial."""
-        for name, value in attributes.items():
-            self.trial.set_user_attr(name, value)
+        with together(self.trial.storage):
+            for name, value in attributes.items():
+                self.trial.set_user_attr(name, value)
 
     @property
     def epochs(self) -> int:

@@ -20,7 +20,7 @@ from autoprune.pruning.weights import load_sealed, load_tensors, save_sealed
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE
 from autoprune.study import PruningStudy, StudySource
-from autoprune.training.device import pick_device, use_one_thread
+from autoprune.training.device import pick_device, use_threads
 from autoprune.training.distill import Teacher, to_batch
 from autoprune.training.task import Batch
 
@@ -195,8 +195,8 @@ def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def open_workbench(spec: Mapping[str, Any]) -> Workbench:
     """Open a worker's workbench from what the driver sent."""
-    if spec["own_process"]:
-        use_one_thread()
+    if spec["threads"]:
+        use_threads(spec["threads"])
     source = dict(spec["source"])
     if source["criteria"] is not None:
         source["criteria"] = tuple(source["criteria"])

@@ -270,3 +270,21 @@ def fill(context: dict[str, Any], *, folder: str) -> Job:
         write_whole(Path(folder) / "large", bytes(5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def open_folder(spec: dict[str, Any]) -> Path:
+    return Path(spec["folder"])
+
+
+def copy(context: Path, *, sources: list[str], target: str) -> Job:
+    """Join files of the context's folder in another, and say what else is there."""
+    yield {"folder": str(context)}
+    there = sorted(str(p.relative_to(context)) for p in context.rglob("*") if p.is_file())
+    (context / "saved").mkdir(exist_ok=True)
+    (context / "saved" / "half").write_bytes(b"half")
+    yield {}
+    joined = b"".join((context / source).read_bytes() for source in sources)
+    (context / target).parent.mkdir(exist_ok=True)
+    (context / target).write_bytes(joined)
+    (context / "secret").write_bytes(b"left behind")
+    return {"there": there}

@@ -1,16 +1,14 @@
-"""The package as installed: quick to import, its command, a new study, Ctrl-C."""
+"""The package as installed: quick to import, its command, a new study."""
 
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from helpers import environment, run_cli, start_cli, write_study
+from helpers import environment, run_cli
 
 import autoprune
 
@@ -116,53 +114,3 @@ def test_a_new_study_is_searched_and_its_front_shown(started: Path) -> None:
     smallest = min(m["params"] for m in front)
     limited = run_cli("front", out, "--max-params", smallest, "--json", cwd=started)
     assert [m["params"] for m in json.loads(limited.stdout)["front"]] == [smallest]
-
-
-SLOW = """\
-import time
-
-
-class Slow(SupervisedTask):
-    def step(self, model, batch):
-        time.sleep(0.05)
-        return super().step(model, batch)
-
-
-SupervisedTask = Slow
-"""
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_ctrl_c_keeps_finished_trials_and_the_same_command_goes_on(
-    workers: int, tmp_path: Path
-) -> None:
-    dense = "train=FineTune(epochs=2, lr=1e-2, batch_size=32)"
-    write_study(tmp_path / "study.py", before=SLOW, epochs=2, dense=dense)
-    command = ["search", "study.py", "--budget", 4, "--workers", workers]
-    command += ["--tracking-uri", "none", "--out", "out"]
-    candidates = tmp_path / "out" / "candidates"
-    with start_cli(*command, cwd=tmp_path) as search:
-        deadline = time.monotonic() + 60
-        # The second one's files are written after the study was told of the first one.
-        while len(list(candidates.glob("*/candidate.json"))) < 2:
-            assert search.poll() is None, search.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        search.send_signal(signal.SIGINT)
-        _, said = search.communicate(timeout=120)
-    assert search.returncode == 130, said
-    assert "the same command goes on" in said
-    assert "Traceback" not in said
-    stopped = json.loads((tmp_path / "out" / "front.json").read_text())  # what there was by then
-    assert 1 <= stopped["trials"]["complete"] < 4
-    assert all(model["verified"] for model in stopped["front"])
-    kept = {p: p.read_bytes() for p in candidates.glob("*/candidate.json")}
-
-    again = run_cli(*command, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    trials = json.loads((tmp_path / "out" / "front.json").read_text())["trials"]
-    assert trials["complete"] == 4
-    assert 0 <= trials["failed"] <= max(workers, 1)
-    finished = {p.parent.name for p in candidates.glob("t*/candidate.json")}
-    assert len(finished) in (4, 5)  # one may have been written, and not yet told, when it stopped
-    assert all(path.read_bytes() == content for path, content in kept.items())

@@ -20,6 +20,11 @@ EXAMPLES = (
 )
 
 
+class Engine(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
 class Objective(StrEnum):
     pareto = "pareto"
     weighted = "weighted"
@@ -44,6 +49,19 @@ def search(
     workers: Annotated[
         str, typer.Option(help="Worker processes; `auto` is one per core or GPU, 0 none.")
     ] = "auto",
+    engine: Annotated[
+        Engine, typer.Option(help="Worker processes of this machine, or a Ray cluster.")
+    ] = Engine.local,
+    address: Annotated[
+        str | None,
+        typer.Option(help="The Ray cluster: HOST:PORT, ray://HOST:PORT or auto."),
+    ] = None,
+    cpus_per_trial: Annotated[
+        float, typer.Option(help="CPUs that a trial takes of the Ray cluster.")
+    ] = 1.0,
+    gpus_per_trial: Annotated[
+        float, typer.Option(help="GPUs that a trial takes of the Ray cluster; may be a fraction.")
+    ] = 0.0,
     out: Annotated[
         Path | None, typer.Option(help="Output folder.  [default: autoprune-runs/<study name>]")
     ] = None,
@@ -88,6 +106,10 @@ def search(
             help="Cut trials from what earlier ones trained, or all from the dense model.",
         ),
     ] = True,
+    join: Annotated[
+        str | None,
+        typer.Option(help="Share the study of this NAME in --storage with other drivers."),
+    ] = None,
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL.  [default: a journal file in OUT]")
     ] = None,
@@ -121,6 +143,10 @@ def search(
             timeout=timeout,
             trial_timeout=trial_timeout,
             workers=_worker_count(workers),
+            engine=engine.value,
+            address=address,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial,
             sampler=sampler,
             objectives=names(objectives),
             latency_engine=latency_engine,
@@ -130,6 +156,7 @@ def search(
             early_stop=stop,
             inherit=inherit,
             storage=storage,
+            join=join,
             tracking_uri=tracking_uri,
             experiment=experiment,
         )

@@ -57,6 +57,10 @@ class Store:
         """Of files of weights, as they were when they were read last."""
         self.underway = self.root / "underway"
 
+    def relative(self, path: Path) -> str:
+        """Return a path in this folder as jobs take it: their store may lie elsewhere."""
+        return path.relative_to(self.root).as_posix()
+
     # --- whose folder it is -----------------------------------------------------------------
 
     def check(self, identity: Mapping[str, Any], *, fresh: bool = False) -> None:
@@ -262,6 +266,7 @@ OWN = (
     "front.html",
     "proxy.png",
     "proxy.html",
+    "report.html",
     "dense",
     "candidates",
     "sparse",
@@ -276,6 +281,7 @@ OWN = (
     ".sensitivity.*",
     ".front.*",
     ".proxy.*",
+    ".report.*",
 )
 """What a search writes into its folder, as patterns; the hidden files are half written ones."""
 

@@ -47,6 +47,8 @@ class Failed:
     had no memory left. That need not be the job's fault."""
     stops: bool = False
     """Whether every other job would fare the same, as when the disk is full."""
+    place: str = ""
+    """The machine that was lost, if that is what ended it: all that ran there shares the loss."""
 
 
 Event = Progress | Done | Failed
@@ -68,8 +70,10 @@ class Opening:
 class Executor(Protocol):
     """Runs jobs somewhere. Only the driver talks to it."""
 
-    slots: int
-    """How many jobs it can run at once."""
+    @property
+    def slots(self) -> int:
+        """How many jobs it can run at once."""
+        ...
 
     def submit(self, job: str, function: JobFunction, **arguments: Any) -> None:
         """Start a job. At most `slots` may be under way."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -22,10 +22,13 @@ class InterruptibleExecutor:
     """An executor whose `next_event` is the one place where an interrupt is raised."""
 
     def __init__(self, executor: Executor) -> None:
-        self.slots = executor.slots
         self._executor = executor
         self._waiting = False
         self._pending = False
+
+    @property
+    def slots(self) -> int:
+        return self._executor.slots
 
     @contextmanager
     def holding_back(self) -> Iterator[None]:
@@ -58,11 +61,10 @@ class InterruptibleExecutor:
     def answer(self, job: str, *, go_on: bool) -> None:
         self._executor.answer(job, go_on=go_on)
 
-    def renew(self, executor: Executor) -> None:
+    def renew(self, make: Callable[[], Executor]) -> None:
         """Drop the jobs under way, and go on with another executor."""
         self._executor.close()
-        self._executor = executor
-        self.slots = executor.slots
+        self._executor = make()
 
     def close(self) -> None:
         self._executor.close()

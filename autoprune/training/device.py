@@ -80,9 +80,9 @@ def kernel_caches(layers: int) -> dict[str, str]:
     return {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": kept, "LRU_CACHE_CAPACITY": kept}
 
 
-def use_one_thread() -> None:
-    """Give this process one compute thread: workers share the cores, threads would fight."""
-    torch.set_num_threads(1)
+def use_threads(count: int) -> None:
+    """Give this process so many compute threads: workers share the cores, threads would fight."""
+    torch.set_num_threads(count)
 
 
 class OwnRandomState:

@@ -1,0 +1,48 @@
+"""Take the documentation's pictures of a report: at two widths, light and dark.
+
+python docs/pictures.py OUT        # a search's output folder; or `make docs-images`
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+from autoprune.results.report.page import write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+WIDTHS = {1280: 900, 390: 844}
+"""Heights of the window, by its width."""
+
+
+def take(browser: Browser, report: Path, width: int, scheme: str, to: Path) -> None:
+    """Take a picture of the whole page."""
+    page = browser.new_page(
+        viewport={"width": width, "height": WIDTHS[width]},
+        color_scheme=scheme,  # type: ignore[arg-type]
+        device_scale_factor=1,
+    )
+    page.goto(report.as_uri())
+    page.locator("html[data-ready=true]").wait_for()
+    page.locator("#front svg .front").first.wait_for()
+    page.screenshot(path=str(to), full_page=True)
+    page.close()
+
+
+def main(out: str) -> None:
+    images = Path(__file__).with_name("images")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        report = write_report(out, Path(folder) / "report.html")
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for width in WIDTHS:
+            for scheme in ("light", "dark"):
+                take(browser, report, width, scheme, images / f"report-{width}-{scheme}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
