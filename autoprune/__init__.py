@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from autoprune.training.supervised import SupervisedTask as SupervisedTask
     from autoprune.training.task import Batch as Batch
     from autoprune.training.task import Task as Task
+    from autoprune.uniform import baselines as baselines
 
 __version__ = VERSION
 
@@ -54,6 +55,7 @@ _HOMES = {
     "SupervisedTask": "autoprune.training.supervised",
     "Task": "autoprune.training.task",
     "Tie": "autoprune.pruning.layers",
+    "baselines": "autoprune.uniform",
     "bench": "autoprune.benching",
     "criterion": "autoprune.pruning.criteria",
     "group_rule": "autoprune.pruning.layers",

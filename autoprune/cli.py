@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from autoprune.commands import (
+    baselines,
     bench,
     compare,
     doctor,
@@ -55,6 +56,7 @@ app.command(epilog=search.EXAMPLES)(search.search)
 app.command(epilog=front.EXAMPLES)(front.front)
 app.command(epilog=pick.EXAMPLES)(pick.pick)
 app.command(epilog=bench.EXAMPLES)(bench.bench)
+app.command(epilog=baselines.EXAMPLES)(baselines.baselines)
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=sensitivity.EXAMPLES)(sensitivity.sensitivity)

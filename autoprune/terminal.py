@@ -30,6 +30,7 @@ STAGES = {
     "search": "Search",
     "final": "Final fine-tuning of the front",
     "export": "Export and verification",
+    "baselines": "Uniformly pruned baselines",
     "recording": "Recording in MLflow",
 }
 FRONT_ROWS = 12

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from helpers import write_study
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from autoprune import jobs, run, sensing
+from autoprune import jobs, run, sensing, uniform
 from autoprune.benching import bench
 from autoprune.errors import AutopruneError
+from autoprune.pruning.cost import CostModel
 from autoprune.pruning.evidence import top_channels
 from autoprune.pruning.files import read_json, write_json
 from autoprune.results.added import carried
@@ -26,6 +28,7 @@ from autoprune.results.sensitivities import by_harm, loss_table, read_sensitivit
 from autoprune.results.store import Store
 from autoprune.searched import reopen
 from autoprune.sensing import sensitivity
+from autoprune.uniform import baselines
 from autoprune.workbench import Workbench
 
 pytestmark = [
@@ -302,3 +305,50 @@ def test_another_studys_folder_is_refused(found: Found, tmp_path: Path) -> None:
     other = write_study(tmp_path / "other.py", kind="conv")
     with pytest.raises(AutopruneError, match="other layers or channel groups"):
         sensitivity(other, out=found.out)
+
+
+# --- uniformly pruned baselines -----------------------------------------------------------------
+
+
+def test_baselines_have_the_fronts_sizes_recipes_and_epochs(found: Found) -> None:
+    front = {m.name: m for m in found.result.front}
+    done = baselines(found.out, sizes=2, workers=1)
+    assert done.trained == len(done.models) == 2
+    assert found.front_file()["baselines"] == list(done.models)
+    store = Store(found.out)
+    cost = CostModel(store.load_grouping())
+    for model in done.models:
+        like = store.load_candidate(model["like"])
+        assert model["epochs"] == like.epochs
+        assert model["finetune"] == asdict(replace(like.plan.finetune, epochs=like.epochs))
+        assert model["criterion"] == like.plan.criterion
+        assert model["params"] == cost.params(model["widths"]) <= model["size"]
+        assert 0.0 < model["valid"] <= 1.0
+        assert 0.0 < model["test"] <= 1.0
+        shares = [model["widths"][g] / c for g, c in store.load_grouping().channels.items()]
+        assert max(shares) - min(shares) < 1.0 / 16  # as near as whole channels allow
+        nearest = min(front.values(), key=lambda m: abs(math.log(m.params / model["params"])))
+        assert model["like"] == nearest.name
+    sizes = [m["size"] for m in done.models]
+    assert sizes == [min(m.params for m in front.values()), max(m.params for m in front.values())]
+
+
+def test_baselines_are_trained_once_and_shown(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = baselines(found.out, sizes=2, workers=1)
+    monkeypatch.setattr(uniform, "run_all", None)
+    again = baselines(found.out, sizes=2, workers=1)
+    assert (again.trained, again.models) == (0, first.models)
+    assert carried(found.out / "front.json", [])["baselines"] == list(first.models)
+    runs = found.runs()
+    told = runs[""].data.metrics
+    assert told["uniform-1.valid"] == pytest.approx(first.models[0]["valid"])
+    assert "uniformly pruned" in (_artifacts(runs[""]) / "front.html").read_text()
+
+
+def test_baselines_of_no_size_are_refused(found: Found) -> None:
+    with pytest.raises(AutopruneError, match="`sizes` must be at least 1"):
+        baselines(found.out, sizes=0)
+    with pytest.raises(AutopruneError, match="`workers`"):
+        baselines(found.out, workers="all")

@@ -469,6 +469,17 @@ BAD = {
     "sensitivity with a file as OUT": Bad(
         command="sensitivity study.py --out out", prepare=out_file, words=("--out", "is a file")
     ),
+    "baselines of nothing": Bad(
+        command="baselines out", prepare=empty_folder, words=("out", "finished search")
+    ),
+    "baselines of no size": Bad(
+        command="baselines out --sizes 0", prepare=front, words=("`sizes`", "at least 1")
+    ),
+    "baselines of an empty front": Bad(
+        command="baselines out",
+        prepare=lambda folder: write_front(folder / "out", {}),
+        words=("front", "empty"),
+    ),
     "compare with nothing": Bad(
         command="compare out nowhere", prepare=front, words=("nowhere", "finished search")
     ),

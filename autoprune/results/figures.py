@@ -86,6 +86,16 @@ def _draw_front(axes: Any, front: Mapping[str, Any], cost: str) -> None:
         color=ORANGE,
         label="front, test",
     )
+    uniform = [m for m in front.get("baselines", []) if cost in m]
+    if uniform:
+        axes.plot(
+            [m[cost] for m in uniform],
+            [m["valid"] for m in uniform],
+            "D",
+            color=GREY,
+            markeredgecolor="black",
+            label="uniformly pruned",
+        )
     axes.axhline(dense["valid"], color="black", linestyle=":", linewidth=1)
     axes.plot(dense[cost], dense["valid"], "s", color="black", label="dense")
     axes.set_xscale("log")
@@ -115,16 +125,26 @@ def front_figure(front: Mapping[str, Any], trials: Sequence[tuple[int, float, st
     figure.add_scatter(
         x=[m["params"] for m in models],
         y=[m["valid"] for m in models],
-        text=[_label(m) for m in models],
+        text=[_label(m, front) for m in models],
         mode="lines+markers" if len(front["objectives"]) == 2 else "markers",
         name="front",
         line={"color": BLUE},
     )
+    uniform = front.get("baselines", [])
+    if uniform:
+        figure.add_scatter(
+            x=[m["params"] for m in uniform],
+            y=[m["valid"] for m in uniform],
+            text=[f"{m['name']}, {m['epochs']} epochs" for m in uniform],
+            mode="markers",
+            name="uniformly pruned",
+            marker={"color": GREY, "symbol": "diamond", "line": {"width": 1, "color": "black"}},
+        )
     dense = front["dense"]
     figure.add_scatter(
         x=[dense["params"]],
         y=[dense["valid"]],
-        text=[_label(dense)],
+        text=[_label(dense, front)],
         mode="markers",
         name="dense",
         marker={"color": "black", "symbol": "square"},
@@ -135,9 +155,16 @@ def front_figure(front: Mapping[str, Any], trials: Sequence[tuple[int, float, st
     return figure
 
 
-def _label(model: Mapping[str, Any]) -> str:
+def _label(model: Mapping[str, Any], front: Mapping[str, Any]) -> str:
+    """Return a model's name and its latencies: the search's, and those of `autoprune bench`."""
     latency = model.get("latency_ms")
-    return model["name"] if latency is None else f"{model['name']}, {latency:.3g} ms"
+    parts = [model["name"], *([] if latency is None else [f"{latency:.3g} ms"])]
+    for run in front.get("bench", []):
+        timed = run["models"].get(model["name"])
+        if timed is not None:
+            kind = f"{run['runtime']}, batch {run['batch_size']}, threads {run['threads']}"
+            parts.append(f"{1e3 * timed['seconds']:.3g} ms ({kind})")
+    return ", ".join(parts)
 
 
 def proxy_picture(front: Mapping[str, Any], points: Sequence[ProxyPoint], path: Path) -> None:
