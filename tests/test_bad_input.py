@@ -395,6 +395,19 @@ BAD = {
         prepare=lambda folder: write_front(folder / "out", exports=False, format=7),
         words=("front.json", "format 1", "format 7", "another version"),
     ),
+    "report of nothing": Bad(
+        command="report out", prepare=empty_folder, words=("OUT", "out", "search.json")
+    ),
+    "report of an older version": Bad(
+        command="report out",
+        prepare=lambda folder: write_json(folder / "out" / "search.json", {"format": 0}),
+        words=("search.json", "format 1", "format 0", "another version"),
+    ),
+    "report to a folder": Bad(
+        command="report out --to .",
+        prepare=search_of(study="tiny"),
+        words=("--to", "a file", "report.html"),
+    ),
     "pick of nothing": Bad(
         command="pick out", prepare=empty_folder, words=("out", "finished search", "front.json")
     ),

@@ -165,7 +165,9 @@ def search(
         return
     print_front(result)
     typer.echo(
-        f"\nModels: {shown(result.out / 'front')}    Review: autoprune ui {shown(result.out)}"
+        f"\nModels: {shown(result.out / 'front')}\n"
+        f"Report: autoprune report {shown(result.out)} --open\n"
+        f"Review: autoprune ui {shown(result.out)}"
     )
 
 

@@ -109,7 +109,13 @@ class Store:
             write_json(self.identity_file, new)
         elif not self.identity_file.exists():
             write_json(self.identity_file, new)
-        return self._known()
+        known = self._known()
+        if not isinstance(known.get("id"), str):
+            raise AutopruneError(
+                f"{self.identity_file} must have the search's id, but has none: it was altered. "
+                f"{RESTORE}"
+            )
+        return known
 
     def _known(self) -> dict[str, Any]:
         known = read_json(self.identity_file)

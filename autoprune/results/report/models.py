@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.pruning.files import read_json
-from autoprune.results.added import BASELINES, BENCH
 from autoprune.results.report.trials import TrialFacts
 from autoprune.results.report.words import commands
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.searching.candidate import FINAL
+
+BENCH, BASELINES = "bench", "baselines"
+"""What `results.added` adds to ``front.json``; importing that would import MLflow's part."""
 
 
 def front_models(

@@ -59,7 +59,7 @@ function frame({ width, height, x, y, xName, yName, left = 52 }) {
   const xs = x([box.left + 8, box.right - 8]);
   const ys = y([box.bottom - 6, box.top + 6]);
   const svg = shape('svg', { viewBox: `0 0 ${width} ${height}`, height });
-  for (const value of ys.ticks(Math.max(3, Math.floor((box.bottom - box.top) / 55)))) {
+  for (const value of ys.ticks(Math.max(4, Math.floor((box.bottom - box.top) / 55)))) {
     const at = ys(value);
     svg.append(shape('line', { class: 'grid', x1: box.left, x2: box.right, y1: at, y2: at }));
     svg.append(shape('text', { x: box.left - 8, y: at + 4, 'text-anchor': 'end' }, ys.format(value)));
