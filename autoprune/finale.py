@@ -18,12 +18,11 @@ from autoprune.pruning.files import write_json, write_signed
 from autoprune.pruning.groups import Grouping
 from autoprune.results.added import carried
 from autoprune.results.choosing import worth_a_look
+from autoprune.results.drawing import draw_front
 from autoprune.results.export import reference_file, reference_layout, verify
 from autoprune.results.exported import METRICS
 from autoprune.results.figures import (
     ProxyPoint,
-    front_figure,
-    front_picture,
     importances_picture,
     proxy_figure,
     proxy_picture,
@@ -90,7 +89,15 @@ class Finale:
             name: {"name": name, "weights": c.name, "folder": self.store.relative(folders[name])}
             for name, c in front.items()
         }
-        answers = self._run_all(jobs.export, orders)
+        answers = run_all(
+            self.executor,
+            jobs.export,
+            orders,
+            what="The export",
+            tell=lambda done: self.reporter.update(
+                Status(stage="export", done=done, total=len(orders))
+            ),
+        )
         faults = self._faults(folders)
         tested = run_job(self.executor, jobs.test_score, name=DENSE)["test"]
         measured = self._latencies(orders)
@@ -135,13 +142,8 @@ class Finale:
         self, front_json: Mapping[str, Any], trials: list[Candidate], study: optuna.Study
     ) -> list[Path]:
         """Draw the front, as a picture and as an interactive page, and more; return the files."""
-        picture, page = self.store.root / "front.png", self.store.root / "front.html"
-        front_picture(front_json, picture)
-        points = [(c.score.params, c.score.valid, c.name) for c in trials]
-        front_figure(front_json, points).write_html(page, include_plotlyjs=True)
         return [
-            picture,
-            page,
+            *draw_front(self.store, front_json, trials),
             *self._proxy_pictures(front_json, trials),
             *self._importances(study),
         ]
@@ -255,34 +257,6 @@ class Finale:
             faults[name] = [*faults[name], *answer["faults"]]
         return faults
 
-    def _run_all(
-        self, function: JobFunction, orders: Mapping[str, Mapping[str, Any]]
-    ) -> dict[str, dict[str, Any]]:
-        """Run one job per name, as many at once as there are slots; raise if one fails."""
-        waiting, running = list(orders), 0
-        deaths = dict.fromkeys(orders, 0)
-        answers: dict[str, dict[str, Any]] = {}
-        while waiting or running:
-            while waiting and running < self.executor.slots:
-                name = waiting.pop(0)
-                self.executor.submit(name, function, **orders[name])
-                running += 1
-            event = self.executor.next_event()
-            if isinstance(event, Progress):
-                self.executor.answer(event.job, go_on=True)
-            elif isinstance(event, Failed):
-                deaths[event.job] += event.died
-                if not event.died or deaths[event.job] > RETRIES:
-                    raise AutopruneError(f"The export of {event.job} failed: {event.cause}")
-                waiting.append(event.job)
-                running -= 1
-            else:
-                assert isinstance(event, Done)
-                answers[event.job] = event.value
-                running -= 1
-                self.reporter.update(Status(stage="export", done=len(answers), total=len(orders)))
-        return answers
-
 
 def _metrics(model: Model) -> dict[str, float]:
     """Return what MLflow is told of an exported model."""
@@ -331,6 +305,43 @@ class UnexpectedError(RuntimeError):
     def __init__(self, cause: str, detail: str) -> None:
         super().__init__(cause if cause.endswith(".") else f"{cause}.")
         self.detail = detail
+
+
+def run_all(
+    executor: Executor,
+    function: JobFunction,
+    orders: Mapping[str, Mapping[str, Any]],
+    *,
+    what: str,
+    tell: Callable[[int], None],
+) -> dict[str, dict[str, Any]]:
+    """Run one job per name, as many at once as there are slots; raise if one fails.
+
+    `what` names the job, and `tell` is told how many are done.
+    """
+    waiting, running = list(orders), 0
+    deaths = dict.fromkeys(orders, 0)
+    answers: dict[str, dict[str, Any]] = {}
+    while waiting or running:
+        while waiting and running < executor.slots:
+            name = waiting.pop(0)
+            executor.submit(name, function, **orders[name])
+            running += 1
+        event = executor.next_event()
+        if isinstance(event, Progress):
+            executor.answer(event.job, go_on=True)
+        elif isinstance(event, Failed):
+            deaths[event.job] += event.died
+            if not event.died or deaths[event.job] > RETRIES:
+                raise AutopruneError(f"{what} of {event.job} failed: {event.cause}")
+            waiting.append(event.job)
+            running -= 1
+        else:
+            assert isinstance(event, Done)
+            answers[event.job] = event.value
+            running -= 1
+            tell(len(answers))
+    return answers
 
 
 def run_job(

@@ -16,9 +16,11 @@ from autoprune.wording import duration, milliseconds
 
 STAGES = {
     "dense": "Dense model",
+    "sensitivity": "Sensitivity of the groups",
     "search": "Search",
     "final": "Final fine-tuning of the front",
     "export": "Export and verification",
+    "baselines": "Uniformly pruned baselines",
     "recording": "Recording in MLflow",
 }
 FRONT_ROWS = 10

@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 
 from autoprune import jobs
 from autoprune.asking import ended_trials
-from autoprune.dense import Dense, prepare_dense
+from autoprune.dense import Dense, note_sensitivity, prepare_dense
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError, is_full, without_room
 from autoprune.finale import Finale, UnexpectedError
@@ -25,6 +25,7 @@ from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import Grouping
 from autoprune.results.records import RunStatus
 from autoprune.results.result import SearchResult
+from autoprune.results.sensitivities import sensitivity_files
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
 from autoprune.running.cluster import Cluster
@@ -134,6 +135,7 @@ class SearchRun:
         self.tracker.dense(
             dense_record(self.study, dense.score, prepared=self.store.dense_prepared)
         )
+        note_sensitivity(self.study, self.store, executor, self.reporter)
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
@@ -364,7 +366,7 @@ class SearchRun:
         front = finale.front(chosen)
         self.tracker.front(
             finale.tracked(result, front),
-            [self.store.front_file, *pictures],
+            [self.store.front_file, *pictures, *sensitivity_files(self.store)],
             finale.overview(result, front, register=self.settings.register),
         )
         return result, totals(result, dense=dense.score, epochs=epochs, proxies=proxies)
