@@ -459,6 +459,40 @@ BAD = {
     "bench of no samples": Bad(
         command="bench out --batch-size 0", prepare=front, words=("`batch_size`", "at least 1")
     ),
+    "sensitivity of nowhere": Bad(
+        command="sensitivity nowhere.py", words=("nowhere.py", "autoprune new nowhere.py")
+    ),
+    "sensitivity of an odd share": Bad(
+        command="sensitivity study.py --fractions 0.5,2", words=("`fractions`", "has 2")
+    ),
+    "sensitivity of a word": Bad(
+        command="sensitivity study.py --fractions half", words=("`--fractions`", "'half'")
+    ),
+    "sensitivity by an unknown criterion": Bad(
+        command="sensitivity study.py --criterion tailor",
+        words=("Unknown criterion 'tailor'", "Did you mean 'taylor'"),
+    ),
+    "sensitivity to no picture": Bad(
+        command="sensitivity study.py --to hurts.pdf",
+        words=("`--to`", ".png or .html", "hurts.pdf"),
+    ),
+    "sensitivity to nowhere": Bad(
+        command="sensitivity study.py --to nowhere/hurts.png", words=("`--to`", "'nowhere' is not")
+    ),
+    "sensitivity with a file as OUT": Bad(
+        command="sensitivity study.py --out out", prepare=out_file, words=("--out", "is a file")
+    ),
+    "baselines of nothing": Bad(
+        command="baselines out", prepare=empty_folder, words=("out", "finished search")
+    ),
+    "baselines of no size": Bad(
+        command="baselines out --sizes 0", prepare=front, words=("`sizes`", "at least 1")
+    ),
+    "baselines of an empty front": Bad(
+        command="baselines out",
+        prepare=lambda folder: write_front(folder / "out", {}),
+        words=("front", "empty"),
+    ),
     "compare with nothing": Bad(
         command="compare out nowhere", prepare=front, words=("nowhere", "finished search")
     ),
