@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from autoprune import jobs
 from autoprune.asking import RETRIES
 from autoprune.errors import AutopruneError
@@ -15,16 +17,20 @@ from autoprune.progress import Reporter, Status
 from autoprune.pruning.files import write_json, write_signed
 from autoprune.pruning.groups import Grouping
 from autoprune.results.added import carried
+from autoprune.results.choosing import worth_a_look
 from autoprune.results.drawing import draw_front
 from autoprune.results.export import reference_file, reference_layout, verify
 from autoprune.results.exported import METRICS
 from autoprune.results.figures import (
     ProxyPoint,
+    importances_picture,
     proxy_figure,
     proxy_picture,
 )
+from autoprune.results.importances import importances
+from autoprune.results.notes import aliases_of, front_note, model_line
 from autoprune.results.provenance import versions
-from autoprune.results.records import FrontModel
+from autoprune.results.records import FrontModel, Overview
 from autoprune.results.result import FORMAT, Model, SearchResult, open_result
 from autoprune.results.store import Store
 from autoprune.running.executor import Done, Executor, Failed, JobFunction, Progress
@@ -132,10 +138,23 @@ class Finale:
         )
         return {names[c.name]: c for c in front}
 
-    def pictures(self, front_json: Mapping[str, Any], trials: list[Candidate]) -> list[Path]:
-        """Draw the front, as a picture and as an interactive page; return the files."""
-        drawn = draw_front(self.store, front_json, trials)
-        return [*drawn, *self._proxy_pictures(front_json, trials)]
+    def pictures(
+        self, front_json: Mapping[str, Any], trials: list[Candidate], study: optuna.Study
+    ) -> list[Path]:
+        """Draw the front, as a picture and as an interactive page, and more; return the files."""
+        return [
+            *draw_front(self.store, front_json, trials),
+            *self._proxy_pictures(front_json, trials),
+            *self._importances(study),
+        ]
+
+    def _importances(self, study: optuna.Study) -> list[Path]:
+        found = importances(study, higher_is_better=self.study.task.higher_is_better)
+        if found is None:
+            return []
+        picture = self.store.root / "importances.png"
+        importances_picture(found, self.study.name, picture)
+        return [picture]
 
     def _proxy_pictures(self, front_json: Mapping[str, Any], trials: list[Candidate]) -> list[Path]:
         """Draw the score before the training against the one after it, trial by trial."""
@@ -160,10 +179,27 @@ class Finale:
                 metrics=_metrics(models[name]),
                 module=lambda n=name: result.load(n),  # type: ignore[misc]
                 example=self.study.example,
+                about=model_line(models[name], result.dense, result.metric),
             )
             for name, candidate in front.items()
             if name in models
         ]
+
+    def overview(
+        self, result: SearchResult, front: Mapping[str, Candidate], *, register: str | None
+    ) -> Overview:
+        """Return what the search's own run says of the front."""
+        trials = {name: candidate.name for name, candidate in front.items()}
+        chosen = worth_a_look(
+            result.front, dense=result.dense, higher_is_better=result.higher_is_better
+        )
+        dense = {"test": result.dense.test, "final_latency_ms": result.dense.latency_ms}
+        return Overview(
+            note=front_note(result, chosen, trials=trials, register=register),
+            aliases={alias: trials[name] for alias, name in aliases_of(chosen).items()},
+            dense={name: value for name, value in dense.items() if value is not None},
+            register=register,
+        )
 
     def _about(self) -> dict[str, Any]:
         """Return what ``front.json`` says first: what was searched, and for what."""

@@ -51,7 +51,7 @@ from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.shipping import Shipping
 from autoprune.study import PruningStudy
-from autoprune.tracked import search_params, search_tags, setting_tags, totals
+from autoprune.tracked import dense_record, search_params, search_tags, setting_tags, totals
 from autoprune.training.device import OwnRandomState, kernel_caches, worker_environments
 
 
@@ -118,7 +118,8 @@ class SearchRun:
             raise
         finally:
             executor.close()
-            self.reporter.update(Status(stage="recording"))
+            if self.settings.tracking_uri != "none":
+                self.reporter.update(Status(stage="recording"))
             for problem in self.tracker.finish(counts, status=status):
                 self.reporter.note(problem)
 
@@ -130,6 +131,9 @@ class SearchRun:
             self.crew.enter(study, self.identity, self.store.root)
         dense = prepare_dense(
             self.study, self.store, executor, self.reporter, latency=self._latency
+        )
+        self.tracker.dense(
+            dense_record(self.study, dense.score, prepared=self.store.dense_prepared)
         )
         note_sensitivity(self.study, self.store, executor, self.reporter)
         for each in (study, final_study):
@@ -357,11 +361,13 @@ class SearchRun:
             proxies={name: asdict(found) for name, found in proxies.items()},
         )
         pictures = finale.pictures(
-            read_json(self.store.front_file), list(driver.pool.candidates.values())
+            read_json(self.store.front_file), list(driver.pool.candidates.values()), study
         )
+        front = finale.front(chosen)
         self.tracker.front(
-            finale.tracked(result, finale.front(chosen)),
+            finale.tracked(result, front),
             [self.store.front_file, *pictures, *sensitivity_files(self.store)],
+            finale.overview(result, front, register=self.settings.register),
         )
         return result, totals(result, dense=dense.score, epochs=epochs, proxies=proxies)
 

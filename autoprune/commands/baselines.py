@@ -54,7 +54,7 @@ def baselines(
 def _print(out: Path, done: Baselines) -> None:
     from autoprune.results.comparing import best_within
     from autoprune.results.result import open_result
-    from autoprune.terminal import print_table
+    from autoprune.tables import print_table
 
     result = open_result(out)
     rows = []

@@ -48,6 +48,6 @@ def front(
         }
         typer.echo(json.dumps(value, indent=1))
         return
-    from autoprune.terminal import print_front
+    from autoprune.tables import print_front
 
     print_front(replace(result, front=within))

@@ -94,7 +94,7 @@ def _draw(found: Mapping[str, Any], to: Path) -> None:
 
 def _print(found: Mapping[str, Any]) -> None:
     from autoprune.results.sensitivities import by_harm, loss_table
-    from autoprune.terminal import print_table
+    from autoprune.tables import print_table
 
     table = loss_table(found)
     widths = {group["name"]: str(group["channels"]) for group in found["groups"]}

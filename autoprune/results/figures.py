@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autoprune.results.sensitivities import loss_table
 from autoprune.searching.pareto import pareto
 from autoprune.searching.proxies import EPOCH0
 
+if TYPE_CHECKING:
+    from autoprune.results.importances import Importances
+
 BLUE, GREY, ORANGE = "#3b6fb6", "#c8ccd2", "#d9822b"
+MOST_BARS = 20
+"""Most parameters that are drawn of a search."""
 SIZES = "Viridis"
 """The scale of colours that stands for sizes."""
 
@@ -216,6 +221,27 @@ def _proxy_title(front: Mapping[str, Any]) -> str:
     found = front["proxies"].get(EPOCH0, {}).get("within_sizes")
     said = "too few trials of one size" if found is None else f"{found:.2f}"
     return f"{front['study']}: rank correlation within sizes {said}"
+
+
+def importances_picture(found: Importances, title: str, path: Path) -> None:
+    """Draw what mattered for the score within sizes, and for the size, parameter by parameter."""
+    from matplotlib.figure import Figure
+
+    sides = [("score, within sizes", found.score), ("size", found.size)]
+    shown = [(name, side) for name, side in sides if side]
+    most = max((len(side) for _, side in shown), default=1)
+    figure = Figure(figsize=(11, 1.5 + 0.28 * min(most, MOST_BARS)), layout="constrained")
+    for number, (name, side) in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), number + 1)
+        largest = sorted(side.items(), key=lambda item: -item[1])[:MOST_BARS]
+        places = range(len(largest))
+        axes.barh(places, [share for _, share in largest], color=BLUE)
+        axes.set_yticks(places, [parameter for parameter, _ in largest], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlabel("importance (PED-ANOVA)")
+        axes.set_title(f"for the {name}", fontsize=9)
+    figure.suptitle(f"{title}: what mattered, of {found.trials} trials", fontsize=10)
+    figure.savefig(path, dpi=90)
 
 
 def sensitivity_picture(found: Mapping[str, Any], path: Path) -> None:

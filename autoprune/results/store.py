@@ -252,6 +252,11 @@ class Store:
 
     # --- the dense model --------------------------------------------------------------------
 
+    @property
+    def dense_prepared(self) -> float:
+        """When the dense model was scored, in seconds since the epoch."""
+        return self.dense_file.stat().st_mtime
+
     def save_grouping(self, grouping: Grouping) -> None:
         write_json(self.groups_file, to_json(grouping))
 
