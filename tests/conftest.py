@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import leave_out_programs
 from hypothesis import settings
 from postgres import PostgresServer, binaries
 from torch import Tensor
@@ -29,13 +30,8 @@ def seeded() -> None:
 
 @pytest.fixture
 def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
-
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
-
-    monkeypatch.setattr("autoprune.results.export._trace", no_program)
-    monkeypatch.setattr("autoprune.finale.verify", lambda folders: {f.name: [] for f in folders})
+    """Leave out the exported programs and their proof; see `leave_out_programs`."""
+    leave_out_programs(monkeypatch)
 
 
 @pytest.fixture(scope="session")

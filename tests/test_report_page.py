@@ -141,6 +141,9 @@ CUT_OFF = """() => {
     .map(([n]) => `${n.tagName} ${n.textContent.slice(0, 40)}`);
 }"""
 """Names what reaches beyond the page's sides, and does not scroll by itself."""
+SCROLLS = """() => [...document.querySelectorAll('.wide')]
+  .filter((n) => n.scrollWidth > n.clientWidth).map((n) => n.textContent.slice(0, 60))"""
+"""Names tables that are wider than the page."""
 OVERLAPS = """() => {
   const kinds = 'h1, h2, h3, p, dt, dd, button, summary, pre, select';
   const boxes = [...document.querySelectorAll(kinds)]
@@ -166,6 +169,7 @@ def test_nothing_is_cut_off_or_overlaps(width: int, browser: Browser, report: Pa
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width
         assert page.evaluate(CUT_OFF) == []
+        assert page.evaluate(SCROLLS) == []
         assert page.evaluate(OVERLAPS) == []
 
 
@@ -181,6 +185,6 @@ def test_hostile_names_are_shown_as_they_are(browser: Browser, tmp_path: Path) -
 def test_a_search_without_a_front_says_why(browser: Browser, tmp_path: Path) -> None:
     out = fabricate(tmp_path / "out", exported=False)
     with opened(browser, write_report(out)) as page:
-        assert "ended before its front was exported" in page.locator(".notice").inner_text()
+        assert "no front was exported" in page.locator(".notice").inner_text()
         assert page.locator("#trials tbody tr").count() == 20
         assert "not exported" not in page.locator("#model").inner_text()

@@ -27,7 +27,8 @@ from autoprune.progress import SilentReporter, Status
 from autoprune.results import delivery
 from autoprune.results.store import Store
 from autoprune.results.sync import sync
-from autoprune.searching.candidate import trial_name
+from autoprune.searching.candidate import DENSE, trial_name
+from autoprune.telling import COVERED
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -103,7 +104,13 @@ def check(client: MlflowClient, experiment: str, out: Path, budget: int) -> dict
     """Check that MLflow has every metric of every trial of a finished search, once."""
     parent, children = runs_of(client, experiment)
     trials = trials_of(out)
+    dense = children.pop(DENSE)
     assert children.keys() == {trial_name(t.number) for t in trials}
+    assert dense.data.tags["kind"] == DENSE
+    assert dense.data.metrics.keys() >= {"valid", "params", "test"}
+    assert [p.step for p in client.get_metric_history(parent.info.run_id, COVERED)] == list(
+        range(1, budget + 1)
+    )
     assert [t.state for t in trials] == [TrialState.COMPLETE] * budget
     for trial in trials:
         ours = children[trial_name(trial.number)]
@@ -186,7 +193,7 @@ def test_a_server_that_is_away_until_the_end_gets_everything_by_sync(
         reporter=script,
     )
     records = len(list(out.glob("spool/0*.json")))
-    assert records == 5  # start, two trials, front, finish
+    assert records == 6  # start, dense model, two trials, front, finish
     fault, left = script.notes
     assert "MLflow could not be reached" in fault
     assert left.startswith(f"{records} records for MLflow are still in {out / 'spool'}")
@@ -196,7 +203,7 @@ def test_a_server_that_is_away_until_the_end_gets_everything_by_sync(
     server.wait()
     process = run_cli("sync", out, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    assert process.stdout == f"Delivered 5 records; {server.uri} has all 5.\n"
+    assert process.stdout == f"Delivered 6 records; {server.uri} has all 6.\n"
     client = MlflowClient(server.uri)
     children = check(client, "late", out, 2)
     assert sync(Store(out), uri=None, experiment=None).delivered == 0
@@ -250,7 +257,7 @@ def test_a_server_that_never_answers_keeps_no_trial_waiting(
     assert result.trials["complete"] == 4
     assert delivered(out) == 0
     assert any("no answer" in note for note in script.notes)
-    assert script.notes[-1].startswith("7 records for MLflow are still in")
+    assert script.notes[-1].startswith("8 records for MLflow are still in")
 
 
 # --- secrets ------------------------------------------------------------------------------------
@@ -283,7 +290,7 @@ def test_secrets_of_a_server_that_is_not_there_are_nowhere(study: Path, tmp_path
     assert "http://***@127.0.0.1:9/mlflow?token=***" in process.stderr
     process = run_cli("sync", "out", "--tracking-uri", uri, cwd=tmp_path)
     assert process.returncode == 1
-    assert "4 of 4 records are still to be delivered" in process.stderr
+    assert "5 of 5 records are still to be delivered" in process.stderr
     assert "Traceback" not in process.stderr
     assert_no_secret(tmp_path, said=process.stdout + process.stderr)
 

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -97,3 +98,9 @@ def test_the_mlflow_ui_shows_the_search_and_its_trials(address: str, tmp_path: P
         browser.close()
     assert sum(f"t{number:03d} " in text for number in range(6)) == 6
     assert picture.stat().st_size > 10_000
+
+
+def test_the_ui_listens_on_this_machine_alone(address: str) -> None:
+    port = int(address.rpartition(":")[2])
+    found = [c for c in psutil.net_connections(kind="inet") if c.laddr and c.laddr.port == port]
+    assert {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}

@@ -12,6 +12,8 @@ from typing import Any
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileSymlinkLock
 
+from autoprune.errors import AutopruneError, first_line, is_full
+
 
 class JournalFile(BaseJournalBackend):
     """Optuna's journal file, byte for byte, that knows which writes belong together.
@@ -77,6 +79,11 @@ def open_journal(path: Path) -> BaseStorage:
     """Open a journal file; mend it first if a crash tore its last line or left its lock.
 
     The caller holds the folder's lock, so that nobody else is writing.
+
+    Raises
+    ------
+    AutopruneError
+        If the file was altered.
     """
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     if path.exists():
@@ -85,7 +92,15 @@ def open_journal(path: Path) -> BaseStorage:
         if whole < len(content):
             with path.open("r+b") as file:
                 file.truncate(whole)
-    return Journal(path)
+    try:
+        return Journal(path)
+    except Exception as error:  # of any kind: Optuna replays whatever is there
+        if is_full(error):
+            raise
+        raise AutopruneError(
+            f"{path} must be as the search wrote it, but replaying it gave {first_line(error)}: "
+            f"it was altered. Restore it, or begin anew with --fresh."
+        ) from error
 
 
 def together(storage: BaseStorage) -> AbstractContextManager[None]:

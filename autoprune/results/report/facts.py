@@ -16,6 +16,7 @@ from autoprune.redaction import redacted
 from autoprune.results.choosing import WorthALook, worth_a_look
 from autoprune.results.growth import growth, plane_of
 from autoprune.results.importances import importances
+from autoprune.results.report.harm import harm
 from autoprune.results.report.models import baselines, front_models, latencies
 from autoprune.results.report.trials import TrialFacts, is_uniform, read_trials
 from autoprune.results.report.words import advice, recipe
@@ -91,6 +92,7 @@ def read_facts(out: Path, *, shown_as: Path | None = None) -> Facts:
         "baselines": baselines(front),
         "point": None if chosen is None else chosen.point,
         "cards": [] if chosen is None or result is None else advice(result, chosen),
+        "harm": harm(store.root),
         "growth": _growth(trials, dense, higher=higher),
         "importances": _importances(studies, higher=higher),
         "proxies": front.get("proxies", {}),
@@ -150,8 +152,8 @@ def _why_no_front(trials: Sequence[TrialFacts]) -> str:
             f"{last}"
         )
     return (
-        "Its trials are on record, but it was ended before its front was exported. "
-        "The same `autoprune search` command goes on where it stopped."
+        "Its trials are on record, but no front was exported: it is running still, or was ended "
+        "before. The same `autoprune search` command goes on where it stopped."
     )
 
 

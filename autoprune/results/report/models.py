@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.pruning.files import read_json
-from autoprune.results.added import BASELINES, BENCH
 from autoprune.results.report.trials import TrialFacts
 from autoprune.results.report.words import commands
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.searching.candidate import FINAL
+
+BENCH, BASELINES = "bench", "baselines"
+"""What `results.added` adds to ``front.json``; importing that would import MLflow's part."""
 
 
 def front_models(
@@ -71,12 +73,12 @@ def latencies(
     front: Mapping[str, Any], name: str, entry: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Return a model's latencies: those of the search's end, then what `autoprune bench` found."""
-    found = [{**timed, "when": "the search's end"} for timed in entry.get("latencies", [])]
+    found = [{**timed, "when": "at the search's end"} for timed in entry.get("latencies", [])]
     for run in front.get(BENCH, []):
         if name in run["models"]:
             kept = {key: run.get(key) for key in ("batch_size", "threads", "device")}
             timed = {**run["models"][name], "engine": run["runtime"], **kept}
-            found.append({**timed, "when": "autoprune bench"})
+            found.append({**timed, "when": "by autoprune bench"})
     return found
 
 

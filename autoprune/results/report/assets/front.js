@@ -34,7 +34,7 @@ function drawFront(width, trials, near) {
   const sizes = [...trials.map((t) => t.params), ...data.baselines.map((m) => m.params), data.dense.params].filter(isNumber);
   const range = scoresShown(trials, near);
   const { svg, box, xs, ys } = frame({
-    width, height, xName: 'parameters, log scale', yName: `${data.metric} on validation`,
+    width, height, xName: 'parameters, log scale', yName: `${data.metric} on validation${data.higher ? '' : ', lower is better'}`,
     x: (ends) => logarithmic([Math.max(Math.min(...sizes), 1) * 0.9, Math.max(...sizes) * 1.15], ends),
     y: (ends) => linear(range, ends),
   });
@@ -72,6 +72,10 @@ function drawFront(width, trials, near) {
     const place = nearest(event);
     if (place) pick(place[2].name);
   });
+  if (inside(data.dense.valid)) {
+    const below = ys(data.dense.valid) + (data.higher ? 20 : -10);
+    svg.append(shape('text', { class: 'strong halo', x: box.right, y: below, 'text-anchor': 'end' }, `dense ${score(data.dense.valid)}`));
+  }
   const hidden = trials.filter((t) => !inside(t.valid)).length;
   if (hidden) {
     svg.append(shape('text', { class: 'halo', x: box.right, y: box.bottom - 8, 'text-anchor': 'end' },
@@ -91,7 +95,6 @@ function drawDense(svg, box, xs, ys, inside) {
   }
   svg.append(shape('line', { class: 'dashed', x1: box.left, x2: box.right, y1: at, y2: at }));
   svg.append(shape('rect', { class: 'dense', x: xs(params) - 5, y: at - 5, width: 10, height: 10 }));
-  svg.append(shape('text', { class: 'halo', x: box.right, y: at - 10, 'text-anchor': 'end' }, `dense ${score(valid)}`));
 }
 
 // Models that others pruned by one share everywhere, made to compare with.
@@ -122,7 +125,7 @@ function drawModels(svg, xs, ys, inside) {
     places.push([x, y, trial]);
     if (m.name === picked) svg.append(shape('circle', { class: 'ring', cx: x, cy: y, r: 10 }));
     svg.append(shape('circle', {
-      class: 'front', cx: x, cy: y, r: 6, role: 'button', tabindex: m.name === chosen ? 0 : -1,
+      class: 'front', cx: x, cy: y, r: models.length > 30 ? 4.5 : 6, role: 'button', tabindex: m.name === chosen ? 0 : -1,
       'aria-label': `${m.name}: ${describe(trial).join(', ')}`, 'data-name': m.name,
       onkeydown: (event) => frontKey(event, models, i),
     }));
