@@ -318,9 +318,9 @@ def write_scale(rows: Sequence[Row], repeats: int) -> None:
         f"beginning of the next: tell, store, record, ask. Earlier trials are made up. Least and "
         f"median of {repeats + 1}; CPU is the median of the driver's own thread. The limit is "
         f"{LIMIT_MS} ms at the 1,000th trial. The machine's {os.cpu_count()} cores had a load of "
-        f"{os.getloadavg()[2]:.1f} from others and this: waits are longer by that, "
-        f"the least one and the CPU time say what it takes where they are free. TPE and GP look at "
-        f"the front and the latest trials, {CappedTPESampler.limit} and {CappedGPSampler.limit} in all; our sampler "
+        f"{os.getloadavg()[2]:.1f} from others and this: waits are longer by that, the least one "
+        f"and the CPU time say what it takes where they are free. TPE and GP look at the front and "
+        f"the latest trials, {CappedTPESampler.limit} and {CappedGPSampler.limit} in all; ours "
         f"learns from the latest {SURROGATE_LIMIT}."
     )
     write_section(TITLE, "\n".join([wrapped(about), "", *HEAD, *map(line, rows)]))
