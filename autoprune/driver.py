@@ -25,6 +25,7 @@ from autoprune.recovery import Recovery
 from autoprune.results.store import Store
 from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
+from autoprune.running.threads import quick_turns
 from autoprune.searching.attributes import (
     CAUSE,
     EPOCHS,
@@ -149,6 +150,7 @@ class Driver:
         `spent` is how many epochs it has trained.
         """
         self._account.spent = spent
+        self._teller.begin()
         for each in (study, final_study):
             if each is not None:
                 self._recovery.take_up(each)
@@ -165,6 +167,10 @@ class Driver:
         AutopruneError
             If trial after trial fails.
         """
+        with quick_turns():
+            self._search(study, budget=budget, deadline=deadline)
+
+    def _search(self, study: optuna.Study, *, budget: int | None, deadline: float | None) -> None:
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         done = len(study.get_trials(deepcopy=False, states=states))
         stages = self._teller.search_stages(budget, done)
@@ -232,15 +238,15 @@ class Driver:
         if len(waiting) < len(wanted):
             self._teller.left_out(len(wanted) - len(waiting), of=len(wanted))
         self._asker.enqueue_finals(study, waiting)
-        stage, done = Stage("final", len(waiting), 0), 0
+        stage, done = Stage(name="final", total=len(waiting)), 0
         while (queued := waiting_count(study)) or self._running:
             while queued and len(self._running) < self._executor.slots:
                 queued -= 1
                 self._start(self._asker.ask_final(study, epochs=epochs))
-                self._teller.final(stage, done)
+                self._teller.final(stage, done, epochs=epochs)
             ended = self._handle(study, self._executor.next_event())
             done += ended is not None
-            self._teller.final(stage, done, ended)
+            self._teller.final(stage, done, ended, epochs=epochs)
         return {c.name: self.pool.better(c) for c in front}
 
     # --- one trial --------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def search(
     model = jobs.dense_model(loaded)
     grouping = prunable_groups(loaded, model)
     costs = _costs(chosen, loaded)
-    space = _space_of(loaded, model, grouping)
+    space = space_of(loaded, model, grouping)
     reporter = reporter or SilentReporter()
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     identity = identity_of(loaded, model, grouping, space, chosen, costs)
@@ -158,7 +158,7 @@ def _costs(settings: Settings, study: PruningStudy) -> tuple[str, ...]:
     return costs
 
 
-def _space_of(study: PruningStudy, model: nn.Module, grouping: Grouping) -> SearchSpace:
+def space_of(study: PruningStudy, model: nn.Module, grouping: Grouping) -> SearchSpace:
     """Return what is searched; raise `AutopruneError` if no group has anything to lose."""
     space = SearchSpace(
         channels={g.name: g.channels for g in grouping.groups},

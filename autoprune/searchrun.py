@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 
 from autoprune import jobs
 from autoprune.asking import ended_trials
-from autoprune.dense import Dense, prepare_dense
+from autoprune.dense import Dense, note_sensitivity, prepare_dense
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError, is_full, without_room
 from autoprune.finale import Finale, UnexpectedError
@@ -25,6 +25,7 @@ from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import Grouping
 from autoprune.results.records import RunStatus
 from autoprune.results.result import SearchResult
+from autoprune.results.sensitivities import sensitivity_files
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
 from autoprune.running.cluster import Cluster
@@ -50,7 +51,7 @@ from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.shipping import Shipping
 from autoprune.study import PruningStudy
-from autoprune.tracked import search_params, search_tags, setting_tags, totals
+from autoprune.tracked import dense_record, search_params, search_tags, setting_tags, totals
 from autoprune.training.device import OwnRandomState, kernel_caches, worker_environments
 
 
@@ -117,7 +118,8 @@ class SearchRun:
             raise
         finally:
             executor.close()
-            self.reporter.update(Status(stage="recording"))
+            if self.settings.tracking_uri != "none":
+                self.reporter.update(Status(stage="recording"))
             for problem in self.tracker.finish(counts, status=status):
                 self.reporter.note(problem)
 
@@ -130,6 +132,10 @@ class SearchRun:
         dense = prepare_dense(
             self.study, self.store, executor, self.reporter, latency=self._latency
         )
+        self.tracker.dense(
+            dense_record(self.study, dense.score, prepared=self.store.dense_prepared)
+        )
+        note_sensitivity(self.study, self.store, executor, self.reporter)
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
@@ -355,10 +361,13 @@ class SearchRun:
             proxies={name: asdict(found) for name, found in proxies.items()},
         )
         pictures = finale.pictures(
-            read_json(self.store.front_file), list(driver.pool.candidates.values())
+            read_json(self.store.front_file), list(driver.pool.candidates.values()), study
         )
+        front = finale.front(chosen)
         self.tracker.front(
-            finale.tracked(result, finale.front(chosen)), [self.store.front_file, *pictures]
+            finale.tracked(result, front),
+            [self.store.front_file, *pictures, *sensitivity_files(self.store)],
+            finale.overview(result, front, register=self.settings.register),
         )
         return result, totals(result, dense=dense.score, epochs=epochs, proxies=proxies)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from optuna.samplers import BaseSampler
 
 from autoprune.errors import AutopruneError
+from autoprune.results.mlflow_registry import check_name
 from autoprune.searching.sampler import check_sampler
 from autoprune.searching.strategy import Strategy
 from autoprune.training.latency import check_engine
@@ -78,6 +79,9 @@ class Settings:
     tracking_uri: str | None = field(default=None, repr=False)
     """An MLflow tracking URI; by default a database in the output folder; ``none`` for none."""
     experiment: str = "autoprune"
+    register: str | None = None
+    """Name in MLflow's model registry that the front's models become versions of, with the aliases
+    ``smallest``, ``knee`` and ``best``."""
 
     def __post_init__(self) -> None:
         names = self.objectives
@@ -111,6 +115,7 @@ class Settings:
                 f"`workers` must be 'auto' or at least 0, but is {self.workers!r}."
             )
         self._check_engine()
+        self._check_register()
         if isinstance(self.sampler, str):
             check_sampler(self.sampler)
         if self.objective not in ("pareto", "weighted"):
@@ -157,6 +162,15 @@ class Settings:
             raise AutopruneError(
                 "`address`, `cpus_per_trial` and `gpus_per_trial` must go with the engine ray, "
                 "but the engine is local. Add --engine ray."
+            )
+
+    def _check_register(self) -> None:
+        if self.register is None:
+            return
+        check_name(self.register)
+        if self.tracking_uri == "none":
+            raise AutopruneError(
+                "`register` must go with MLflow, but `tracking_uri` is 'none'. Leave out one."
             )
 
     @property

@@ -377,6 +377,11 @@ BAD = {
         prepare=finished_search,
         words=("at most 1 parameters", "smallest is t007", "1,234"),
     ),
+    "front with an unknown unit": Bad(
+        command="front out --max-params 5kb",
+        prepare=finished_search,
+        words=("max_params", "50k or 1.5M", "'kb'"),
+    ),
     "front too good": Bad(
         command="front out --min-accuracy 0.99",
         prepare=finished_search,
@@ -391,6 +396,19 @@ BAD = {
         command="front out",
         prepare=lambda folder: write_front(folder / "out", exports=False, format=7),
         words=("front.json", "format 1", "format 7", "another version"),
+    ),
+    "report of nothing": Bad(
+        command="report out", prepare=empty_folder, words=("OUT", "out", "search.json")
+    ),
+    "report of an older version": Bad(
+        command="report out",
+        prepare=lambda folder: write_json(folder / "out" / "search.json", {"format": 0}),
+        words=("search.json", "format 1", "format 0", "another version"),
+    ),
+    "report to a folder": Bad(
+        command="report out --to .",
+        prepare=search_of(study="tiny"),
+        words=("--to", "a file", "report.html"),
     ),
     "pick of nothing": Bad(
         command="pick out", prepare=empty_folder, words=("out", "finished search", "front.json")
@@ -442,6 +460,40 @@ BAD = {
     ),
     "bench of no samples": Bad(
         command="bench out --batch-size 0", prepare=front, words=("`batch_size`", "at least 1")
+    ),
+    "sensitivity of nowhere": Bad(
+        command="sensitivity nowhere.py", words=("nowhere.py", "autoprune new nowhere.py")
+    ),
+    "sensitivity of an odd share": Bad(
+        command="sensitivity study.py --fractions 0.5,2", words=("`fractions`", "has 2")
+    ),
+    "sensitivity of a word": Bad(
+        command="sensitivity study.py --fractions half", words=("`--fractions`", "'half'")
+    ),
+    "sensitivity by an unknown criterion": Bad(
+        command="sensitivity study.py --criterion tailor",
+        words=("Unknown criterion 'tailor'", "Did you mean 'taylor'"),
+    ),
+    "sensitivity to no picture": Bad(
+        command="sensitivity study.py --to hurts.pdf",
+        words=("`--to`", ".png or .html", "hurts.pdf"),
+    ),
+    "sensitivity to nowhere": Bad(
+        command="sensitivity study.py --to nowhere/hurts.png", words=("`--to`", "'nowhere' is not")
+    ),
+    "sensitivity with a file as OUT": Bad(
+        command="sensitivity study.py --out out", prepare=out_file, words=("--out", "is a file")
+    ),
+    "baselines of nothing": Bad(
+        command="baselines out", prepare=empty_folder, words=("out", "finished search")
+    ),
+    "baselines of no size": Bad(
+        command="baselines out --sizes 0", prepare=front, words=("`sizes`", "at least 1")
+    ),
+    "baselines of an empty front": Bad(
+        command="baselines out",
+        prepare=lambda folder: write_front(folder / "out", {}),
+        words=("front", "empty"),
     ),
     "compare with nothing": Bad(
         command="compare out nowhere", prepare=front, words=("nowhere", "finished search")

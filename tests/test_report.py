@@ -15,6 +15,7 @@ import pytest
 from fabricate import fabricate
 from helpers import environment
 
+from autoprune.commands.report import report
 from autoprune.errors import AutopruneError
 from autoprune.results.report.page import write_report
 from autoprune.results.report.trials import TrialFacts, is_uniform
@@ -133,7 +134,7 @@ def test_bench_figures_and_baselines_are_shown(out: Path) -> None:
     file.write_text(json.dumps(front | added))
     _, data = written(out)
     last = data["front"][0]["latencies"][-1]
-    assert (last["engine"], last["batch_size"], last["when"]) == ("onnx", 8, "autoprune bench")
+    assert (last["engine"], last["batch_size"], last["when"]) == ("onnx", 8, "by autoprune bench")
     assert data["dense"]["latencies"][-1]["seconds"] == 0.002
     assert data["baselines"] == [{n: uniform[n] for n in ("name", "params", "valid", "test")}]
 
@@ -252,6 +253,18 @@ def test_the_command_needs_no_torch(out: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert (out / "report.html").stat().st_size > 30_000
     assert run.stdout.startswith("Wrote ")
+
+
+def test_it_opens_in_the_browser_if_asked(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("webbrowser.open", shown.append)
+    file = tmp_path / "here.html"
+    report(out, to=file, open_it=False)
+    assert shown == []
+    report(out, to=file, open_it=True)
+    assert shown == [file.as_uri()]
 
 
 def test_a_recipe_is_a_sentence() -> None:

@@ -28,7 +28,8 @@ from autoprune.results import delivery
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.results.sync import sync
-from autoprune.searching.candidate import trial_name
+from autoprune.searching.candidate import DENSE, trial_name
+from autoprune.telling import COVERED
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -104,7 +105,13 @@ def check(client: MlflowClient, experiment: str, out: Path, budget: int) -> dict
     """Check that MLflow has every metric of every trial of a finished search, once."""
     parent, children = runs_of(client, experiment)
     trials = trials_of(out)
+    dense = children.pop(DENSE)
     assert children.keys() == {trial_name(t.number) for t in trials}
+    assert dense.data.tags["kind"] == DENSE
+    assert dense.data.metrics.keys() >= {"valid", "params", "test"}
+    assert [p.step for p in client.get_metric_history(parent.info.run_id, COVERED)] == list(
+        range(1, budget + 1)
+    )
     assert [t.state for t in trials] == [TrialState.COMPLETE] * budget
     for trial in trials:
         ours = children[trial_name(trial.number)]
@@ -185,7 +192,7 @@ def test_a_server_that_is_away_until_the_end_gets_everything_later(
         leave_out_programs(patch)
         run.search(study, out=resumed, budget=2, experiment="next", **settings)
     records = len(list(synced.glob("spool/0*.json")))
-    assert records == 5  # start, two trials, front, finish
+    assert records == 6  # start, dense model, two trials, front, finish
     fault, left = script.notes
     assert "MLflow could not be reached" in fault
     assert left.startswith(f"{records} records for MLflow are still in {synced / 'spool'}")
@@ -196,7 +203,7 @@ def test_a_server_that_is_away_until_the_end_gets_everything_later(
     server.wait()
     process = here("sync", synced, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    assert process.stdout == f"Delivered 5 records; {server.uri} has all 5.\n"
+    assert process.stdout == f"Delivered 6 records; {server.uri} has all 6.\n"
     client = MlflowClient(server.uri)
     children = check(client, "late", synced, 2)
     assert sync(Store(synced), uri=None, experiment=None).delivered == 0
@@ -250,9 +257,9 @@ def test_a_server_that_never_answers_keeps_no_trial_waiting(
     assert result.trials["complete"] == 4
     assert delivered(out) == 0
     assert any("no answer" in note for note in script.notes)
-    assert script.notes[-1].startswith("7 records for MLflow are still in")
+    assert script.notes[-1].startswith("8 records for MLflow are still in")
     done = sync(Store(out), uri=server.uri, experiment="silent")
-    assert (done.delivered, done.left) == (7, 0)
+    assert (done.delivered, done.left) == (8, 0)
     check(MlflowClient(server.uri), "silent", out, 4)
 
 
@@ -289,7 +296,7 @@ def test_secrets_of_a_server_that_is_not_there_are_nowhere(
     assert "http://***@127.0.0.1:9/mlflow?token=***" in process.stderr
     process = here("sync", "out", "--tracking-uri", uri, cwd=tmp_path)
     assert process.returncode == 1
-    assert "4 of 4 records are still to be delivered" in process.stderr
+    assert "5 of 5 records are still to be delivered" in process.stderr
     assert "Traceback" not in process.stderr
     assert_no_secret(tmp_path, said=process.stdout + process.stderr)
 

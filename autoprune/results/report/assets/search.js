@@ -1,11 +1,10 @@
 // The search as a whole: how it went, what mattered, what stayed dense, what it was run with.
 
 function searchSection() {
-  const parts = [growthPart(), importancePart('score'), proxyPart(), importancePart('size'), sensitivityPart()].filter(Boolean);
+  const parts = [growthPart(), importancePart('score'), proxyPart(), importancePart('size'), sensitivityPart(), harmPart()].filter(Boolean);
   if (!parts.length) return;
   const node = section('search', 'How the search went');
   node.append(el('div', { class: 'pair' }, parts));
-  if (data.harm) node.append(harmPart());
 }
 
 function growthPart() {
@@ -73,16 +72,17 @@ function sensitivityPart() {
 
 // A map of what each cut alone costs: the more, the darker.
 function harmPart() {
+  if (!data.harm) return null;
   const { criterion, shares, rows } = data.harm;
   const most = Math.max(...rows.flatMap((r) => r.lost).filter(isNumber), 1e-9);
   const head = shares.map((share) => [share ? `${Number((100 * share).toPrecision(3))}%` : 'dropped']);
-  const drawn = table([['Group', 'text'], ...head], rows.map((r) => [[r.name.replace(/\.block$/, ''), 'text'], ...r.lost.map((v) => [isNumber(v) ? v.toFixed(3) : ''])]));
+  const drawn = table([['Group', 'text'], ...head], rows.map((r) => [[r.name.replace(/\.block$/, ''), 'text wrap'], ...r.lost.map((v) => [isNumber(v) ? v.toFixed(3) : ''])]));
   drawn.classList.add('heat');
   rows.forEach((r, i) => r.lost.forEach((v, j) => {
     const part = isNumber(v) ? Math.max(v, 0) / most : 0;
     drawn.querySelector('tbody').rows[i].cells[j + 1].style.background = `color-mix(in srgb, var(--orange) ${Math.round(60 * part)}%, transparent)`;
   }));
-  return el('div', {}, el('h3', { class: 'later' }, 'What cutting one group alone costs'), drawn,
+  return el('div', {}, el('h3', {}, 'What cutting one group alone costs'), drawn,
     el('p', { class: 'note' }, `${data.metric} lost on validation when the group keeps that share of its channels, cut by ${criterion}, with no training after it.`));
 }
 
