@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from autoprune.run import search as search
     from autoprune.searching.space import Space as Space
     from autoprune.searching.strategy import Strategy as Strategy
+    from autoprune.sensing import sensitivity as sensitivity
     from autoprune.study import PruningStudy as PruningStudy
     from autoprune.study import load_study as load_study
     from autoprune.training.regularise import Regulariser as Regulariser
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from autoprune.training.supervised import SupervisedTask as SupervisedTask
     from autoprune.training.task import Batch as Batch
     from autoprune.training.task import Task as Task
+    from autoprune.uniform import baselines as baselines
 
 __version__ = VERSION
 
@@ -53,6 +55,7 @@ _HOMES = {
     "SupervisedTask": "autoprune.training.supervised",
     "Task": "autoprune.training.task",
     "Tie": "autoprune.pruning.layers",
+    "baselines": "autoprune.uniform",
     "bench": "autoprune.benching",
     "criterion": "autoprune.pruning.criteria",
     "group_rule": "autoprune.pruning.layers",
@@ -62,6 +65,7 @@ _HOMES = {
     "pick": "autoprune.results.picking",
     "replay": "autoprune.replaying",
     "search": "autoprune.run",
+    "sensitivity": "autoprune.sensing",
     "sparsifier": "autoprune.training.sparsify",
 }
 __all__ = ["__version__", *_HOMES]

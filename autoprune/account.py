@@ -22,13 +22,15 @@ class Account:
     ----------
     spent
         Epochs that ended trials have trained.
+    final_epochs
+        As given.
     """
 
     def __init__(self, pool: Pool, *, budget: int | None, final_epochs: int) -> None:
         self.budget = budget
         self.spent = 0
         self._pool = pool
-        self._final_epochs = final_epochs
+        self.final_epochs = final_epochs
 
     def left(self, *, under_way: int) -> float:
         """Return the epochs a new trial may take: neither spent, nor under way, nor reserved."""
@@ -38,9 +40,9 @@ class Account:
 
     def reserved(self) -> int:
         """Return how many epochs the final stage of the front as it is will want."""
-        if not self._final_epochs:
+        if not self.final_epochs:
             return 0
-        return self._final_epochs * len(self._pool.without_final())
+        return self.final_epochs * len(self._pool.without_final())
 
     def affordable(self, candidates: list[Candidate], epochs: int) -> list[Candidate]:
         """Return those who can be trained for `epochs` more each; the lowest scores go first."""

@@ -16,6 +16,7 @@ from autoprune.errors import AutopruneError, unknown
 from autoprune.jobs import Workbench
 from autoprune.pruning.files import read_json
 from autoprune.results.added import record, with_bench, write_front
+from autoprune.results.drawing import redraw
 from autoprune.results.export import ONNX, export_onnx
 from autoprune.results.load import load
 from autoprune.results.result import SearchResult, open_result
@@ -99,7 +100,7 @@ def bench(
     store = searched.store
     with store.locked():
         write_front(store, with_bench(read_json(store.front_file), runs))
-    notes = record(store, _metrics(runs), [store.front_file])
+    notes = record(store, _metrics(runs), redraw(store))
     return Benched(runs=tuple(runs), notes=(*_restless(runs), *notes))
 
 

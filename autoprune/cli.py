@@ -7,7 +7,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from autoprune.commands import bench, compare, doctor, front, new, pick, report, search, sync, ui
+from autoprune.commands import (
+    baselines,
+    bench,
+    compare,
+    doctor,
+    front,
+    new,
+    pick,
+    report,
+    search,
+    sensitivity,
+    sync,
+    ui,
+)
 from autoprune.errors import AutopruneError
 from autoprune.redaction import redacted
 
@@ -43,8 +56,10 @@ app.command(epilog=search.EXAMPLES)(search.search)
 app.command(epilog=front.EXAMPLES)(front.front)
 app.command(epilog=pick.EXAMPLES)(pick.pick)
 app.command(epilog=bench.EXAMPLES)(bench.bench)
+app.command(epilog=baselines.EXAMPLES)(baselines.baselines)
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(epilog=sensitivity.EXAMPLES)(sensitivity.sensitivity)
 app.command(epilog=new.EXAMPLES)(new.new)
 app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=sync.EXAMPLES)(sync.sync)

@@ -18,6 +18,11 @@ from autoprune.searching.candidate import DENSE, Score
 from autoprune.study import PruningStudy
 from autoprune.training.yardstick import Yardstick
 
+USUAL_CRITERION = "taylor"
+"""By which groups are cut to see which of them hurt, if the study searches it."""
+SENSITIVITY_SECONDS = 10.0
+"""What a search may spend on that, unasked."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
@@ -104,6 +109,63 @@ def _prepared(
             f"The dense model must be trained and scored first, but that raised {error} "
             f"Mend the model or the data; {log} has the traceback."
         ) from error
+
+
+def note_sensitivity(
+    study: PruningStudy, store: Store, executor: Executor, reporter: Reporter
+) -> None:
+    """Find out which groups hurt before the first trial of a search, if that takes little.
+
+    Nothing is trained for it, so that it uses no epochs; how long it took is on record. Nothing
+    in the search depends on it.
+    """
+    if store.sensitivity_file.exists() or store.candidate_names():
+        return
+    criteria = study.space.criteria
+    criterion = USUAL_CRITERION if USUAL_CRITERION in criteria else criteria[0]
+    try:
+        found = sensitivity_of(
+            study, store, executor, reporter, criterion=criterion, within=SENSITIVITY_SECONDS
+        )
+    except (AutopruneError, UnexpectedError) as error:
+        reporter.note(f"Which groups hurt could not be found out: {error}")
+        return
+    if found["groups"]:
+        write_signed(store.sensitivity_file, found)
+
+
+def sensitivity_of(
+    study: PruningStudy,
+    store: Store,
+    executor: Executor,
+    reporter: Reporter,
+    *,
+    criterion: str,
+    fractions: Sequence[float] = jobs.FRACTIONS,
+    within: float | None = None,
+) -> dict[str, Any]:
+    """Return which groups of the prepared dense model hurt, as ``sensitivity.json`` has it."""
+
+    def tell(value: Mapping[str, Any]) -> None:
+        done, total = value["done"], value["total"]
+        reporter.update(Status(stage="sensitivity", done=done, total=total, unit="groups"))
+
+    found = run_job(
+        executor,
+        jobs.sensitivity,
+        tell,
+        criterion=criterion,
+        fractions=list(fractions),
+        within=within,
+    )
+    return {
+        "format": 1,
+        "study": study.name,
+        "metric": study.task.metric,
+        "higher_is_better": study.task.higher_is_better,
+        "weights": file_digest(store.weights(DENSE)),
+        **found,
+    }
 
 
 def _weak_ground(study: PruningStudy, dense: Mapping[str, Any]) -> list[str]:

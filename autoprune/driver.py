@@ -5,10 +5,8 @@ The driver, with its asker and its teller, alone writes to Optuna and MLflow.
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +17,7 @@ from autoprune import jobs
 from autoprune.account import Account
 from autoprune.asking import Asker, awaited_parents, clear_queue, waiting_count
 from autoprune.errors import AutopruneError, RoomError
+from autoprune.joined import DRIVER, Crew, give_back
 from autoprune.pool import Pool
 from autoprune.progress import EndedTrial, Reporter, Stage
 from autoprune.pruning.cost import CostModel
@@ -26,6 +25,7 @@ from autoprune.recovery import Recovery
 from autoprune.results.store import Store
 from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
+from autoprune.running.threads import quick_turns
 from autoprune.searching.attributes import (
     CAUSE,
     EPOCHS,
@@ -47,8 +47,6 @@ from autoprune.trialrun import TrialRun
 
 CHECKPOINT_SECONDS = SECONDS
 """Least time between two checkpoints of a trial."""
-SWITCH_SECONDS = 0.0005
-"""How long another thread may keep the interpreter from the loop, a tenth of Python's own."""
 FAILURES_IN_A_ROW = 5
 """After so many, something is wrong with more than one plan."""
 Values = Callable[[Score], float | list[float]]
@@ -74,6 +72,8 @@ class Driver:
         Epochs to train in all, the final stage's included; None bounds nothing.
     final_epochs
         Epochs that the final stage will want for each model of the front.
+    crew
+        The drivers that share the study; None if this one has it to itself.
 
     Attributes
     ----------
@@ -102,12 +102,14 @@ class Driver:
         budget_epochs: int | None = None,
         final_epochs: int = 0,
         tags: Mapping[str, str] | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.pool = Pool(store, higher_is_better=higher_is_better, costs=costs, inherit=inherit)
         self._store = store
         self._executor = executor
         self._values = values
         self._costs = tuple(costs)
+        self._crew = crew
         self._latency = latency
         self._rule = StoppingRule(higher_is_better=higher_is_better)
         self._running: dict[str, TrialRun] = {}
@@ -135,6 +137,7 @@ class Driver:
             pool=self.pool,
             values=values,
             note=reporter.note,
+            mine=crew.is_mine if crew else lambda _: True,
         )
 
     # --- the search -------------------------------------------------------------------------
@@ -147,6 +150,7 @@ class Driver:
         `spent` is how many epochs it has trained.
         """
         self._account.spent = spent
+        self._teller.begin()
         for each in (study, final_study):
             if each is not None:
                 self._recovery.take_up(each)
@@ -163,21 +167,24 @@ class Driver:
         AutopruneError
             If trial after trial fails.
         """
-        with _ahead_of_other_threads():
-            self._search(study, budget, deadline)
+        with quick_turns():
+            self._search(study, budget=budget, deadline=deadline)
 
-    def _search(self, study: optuna.Study, budget: int | None, deadline: float | None) -> None:
+    def _search(self, study: optuna.Study, *, budget: int | None, deadline: float | None) -> None:
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         done = len(study.get_trials(deepcopy=False, states=states))
         stages = self._teller.search_stages(budget, done)
         while True:
             while (
                 len(self._running) < self._executor.slots
-                and (budget is None or done + len(self._running) < budget)
+                and (budget is None or self._taken(study, done) < budget)
                 and (deadline is None or time.monotonic() < deadline)
                 and (left := self._epochs_left()) >= 1
             ):
-                self._start(self._asker.ask(study, epochs_left=left))
+                run = self._asker.ask(study, epochs_left=left)
+                if not self._claimed(study, run, budget):
+                    break
+                self._start(run)
                 self._teller.search(stages, done)
             if not self._running:
                 return
@@ -185,7 +192,23 @@ class Driver:
             if ended is not None:
                 done += ended.state != "failed"
                 self._drop_weights(study)
+            if self._crew is not None:
+                done = self._crew.done(study)
             self._teller.search(stages, done, ended)
+
+    def _taken(self, study: optuna.Study, done: int) -> int:
+        """Return how many trials of the budget are done or under way."""
+        return done + len(self._running) if self._crew is None else self._crew.taken(study)
+
+    def _claimed(self, study: optuna.Study, run: TrialRun, budget: int | None) -> bool:
+        """Return whether a trial is ours to run: the crew's budget may have been used up by now."""
+        if self._crew is None:
+            return True
+        run.note(**{DRIVER: self._crew.driver})
+        if budget is None or not self._crew.is_surplus(study, run.trial.number, budget):
+            return True
+        give_back(study, run.trial)
+        return False
 
     def _epochs_left(self) -> float:
         under_way = sum(run.planned_epochs for run in self._running.values())
@@ -215,15 +238,15 @@ class Driver:
         if len(waiting) < len(wanted):
             self._teller.left_out(len(wanted) - len(waiting), of=len(wanted))
         self._asker.enqueue_finals(study, waiting)
-        stage, done = Stage("final", len(waiting), 0), 0
+        stage, done = Stage(name="final", total=len(waiting)), 0
         while (queued := waiting_count(study)) or self._running:
             while queued and len(self._running) < self._executor.slots:
                 queued -= 1
                 self._start(self._asker.ask_final(study, epochs=epochs))
-                self._teller.final(stage, done)
+                self._teller.final(stage, done, epochs=epochs)
             ended = self._handle(study, self._executor.next_event())
             done += ended is not None
-            self._teller.final(stage, done, ended)
+            self._teller.final(stage, done, ended, epochs=epochs)
         return {c.name: self.pool.better(c) for c in front}
 
     # --- one trial --------------------------------------------------------------------------
@@ -353,14 +376,3 @@ class Driver:
             with self._teller.recording(running, "failed", cause=INTERRUPTED):
                 study.tell(running.trial.number, state=TrialState.FAIL)
         self._running.clear()
-
-
-@contextmanager
-def _ahead_of_other_threads() -> Iterator[None]:
-    """Wait less for the interpreter: else each wait for disk or worker ends with MLflow's turn."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)

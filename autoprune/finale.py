@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from autoprune import jobs
 from autoprune.asking import RETRIES
 from autoprune.errors import AutopruneError
@@ -15,17 +17,20 @@ from autoprune.progress import Reporter, Status
 from autoprune.pruning.files import write_json, write_signed
 from autoprune.pruning.groups import Grouping
 from autoprune.results.added import carried
+from autoprune.results.choosing import worth_a_look
+from autoprune.results.drawing import draw_front
 from autoprune.results.export import reference_file, reference_layout, verify
 from autoprune.results.exported import METRICS
 from autoprune.results.figures import (
     ProxyPoint,
-    front_figure,
-    front_picture,
+    importances_picture,
     proxy_figure,
     proxy_picture,
 )
+from autoprune.results.importances import importances
+from autoprune.results.notes import aliases_of, front_note, model_line
 from autoprune.results.provenance import versions
-from autoprune.results.records import FrontModel
+from autoprune.results.records import FrontModel, Overview
 from autoprune.results.result import FORMAT, Model, SearchResult, open_result
 from autoprune.results.store import Store
 from autoprune.running.executor import Done, Executor, Failed, JobFunction, Progress
@@ -84,7 +89,15 @@ class Finale:
             name: {"name": name, "weights": c.name, "folder": self.store.relative(folders[name])}
             for name, c in front.items()
         }
-        answers = self._run_all(jobs.export, orders)
+        answers = run_all(
+            self.executor,
+            jobs.export,
+            orders,
+            what="The export",
+            tell=lambda done: self.reporter.update(
+                Status(stage="export", done=done, total=len(orders))
+            ),
+        )
         faults = self._faults(folders)
         tested = run_job(self.executor, jobs.test_score, name=DENSE)["test"]
         measured = self._latencies(orders)
@@ -125,13 +138,23 @@ class Finale:
         )
         return {names[c.name]: c for c in front}
 
-    def pictures(self, front_json: Mapping[str, Any], trials: list[Candidate]) -> list[Path]:
-        """Draw the front, as a picture and as an interactive page; return the files."""
-        picture, page = self.store.root / "front.png", self.store.root / "front.html"
-        front_picture(front_json, picture)
-        points = [(c.score.params, c.score.valid, c.name) for c in trials]
-        front_figure(front_json, points).write_html(page, include_plotlyjs=True)
-        return [picture, page, *self._proxy_pictures(front_json, trials)]
+    def pictures(
+        self, front_json: Mapping[str, Any], trials: list[Candidate], study: optuna.Study
+    ) -> list[Path]:
+        """Draw the front, as a picture and as an interactive page, and more; return the files."""
+        return [
+            *draw_front(self.store, front_json, trials),
+            *self._proxy_pictures(front_json, trials),
+            *self._importances(study),
+        ]
+
+    def _importances(self, study: optuna.Study) -> list[Path]:
+        found = importances(study, higher_is_better=self.study.task.higher_is_better)
+        if found is None:
+            return []
+        picture = self.store.root / "importances.png"
+        importances_picture(found, self.study.name, picture)
+        return [picture]
 
     def _proxy_pictures(self, front_json: Mapping[str, Any], trials: list[Candidate]) -> list[Path]:
         """Draw the score before the training against the one after it, trial by trial."""
@@ -156,10 +179,27 @@ class Finale:
                 metrics=_metrics(models[name]),
                 module=lambda n=name: result.load(n),  # type: ignore[misc]
                 example=self.study.example,
+                about=model_line(models[name], result.dense, result.metric),
             )
             for name, candidate in front.items()
             if name in models
         ]
+
+    def overview(
+        self, result: SearchResult, front: Mapping[str, Candidate], *, register: str | None
+    ) -> Overview:
+        """Return what the search's own run says of the front."""
+        trials = {name: candidate.name for name, candidate in front.items()}
+        chosen = worth_a_look(
+            result.front, dense=result.dense, higher_is_better=result.higher_is_better
+        )
+        dense = {"test": result.dense.test, "final_latency_ms": result.dense.latency_ms}
+        return Overview(
+            note=front_note(result, chosen, trials=trials, register=register),
+            aliases={alias: trials[name] for alias, name in aliases_of(chosen).items()},
+            dense={name: value for name, value in dense.items() if value is not None},
+            register=register,
+        )
 
     def _about(self) -> dict[str, Any]:
         """Return what ``front.json`` says first: what was searched, and for what."""
@@ -217,34 +257,6 @@ class Finale:
             faults[name] = [*faults[name], *answer["faults"]]
         return faults
 
-    def _run_all(
-        self, function: JobFunction, orders: Mapping[str, Mapping[str, Any]]
-    ) -> dict[str, dict[str, Any]]:
-        """Run one job per name, as many at once as there are slots; raise if one fails."""
-        waiting, running = list(orders), 0
-        deaths = dict.fromkeys(orders, 0)
-        answers: dict[str, dict[str, Any]] = {}
-        while waiting or running:
-            while waiting and running < self.executor.slots:
-                name = waiting.pop(0)
-                self.executor.submit(name, function, **orders[name])
-                running += 1
-            event = self.executor.next_event()
-            if isinstance(event, Progress):
-                self.executor.answer(event.job, go_on=True)
-            elif isinstance(event, Failed):
-                deaths[event.job] += event.died
-                if not event.died or deaths[event.job] > RETRIES:
-                    raise AutopruneError(f"The export of {event.job} failed: {event.cause}")
-                waiting.append(event.job)
-                running -= 1
-            else:
-                assert isinstance(event, Done)
-                answers[event.job] = event.value
-                running -= 1
-                self.reporter.update(Status(stage="export", done=len(answers), total=len(orders)))
-        return answers
-
 
 def _metrics(model: Model) -> dict[str, float]:
     """Return what MLflow is told of an exported model."""
@@ -293,6 +305,43 @@ class UnexpectedError(RuntimeError):
     def __init__(self, cause: str, detail: str) -> None:
         super().__init__(cause if cause.endswith(".") else f"{cause}.")
         self.detail = detail
+
+
+def run_all(
+    executor: Executor,
+    function: JobFunction,
+    orders: Mapping[str, Mapping[str, Any]],
+    *,
+    what: str,
+    tell: Callable[[int], None],
+) -> dict[str, dict[str, Any]]:
+    """Run one job per name, as many at once as there are slots; raise if one fails.
+
+    `what` names the job, and `tell` is told how many are done.
+    """
+    waiting, running = list(orders), 0
+    deaths = dict.fromkeys(orders, 0)
+    answers: dict[str, dict[str, Any]] = {}
+    while waiting or running:
+        while waiting and running < executor.slots:
+            name = waiting.pop(0)
+            executor.submit(name, function, **orders[name])
+            running += 1
+        event = executor.next_event()
+        if isinstance(event, Progress):
+            executor.answer(event.job, go_on=True)
+        elif isinstance(event, Failed):
+            deaths[event.job] += event.died
+            if not event.died or deaths[event.job] > RETRIES:
+                raise AutopruneError(f"{what} of {event.job} failed: {event.cause}")
+            waiting.append(event.job)
+            running -= 1
+        else:
+            assert isinstance(event, Done)
+            answers[event.job] = event.value
+            running -= 1
+            tell(len(answers))
+    return answers
 
 
 def run_job(

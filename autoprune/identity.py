@@ -38,21 +38,31 @@ def identity_of(
         What the score is traded against, by the objectives' names.
     """
     identity = {
-        "study": study.name,
-        "model": fingerprint(grouping),
+        **dense_identity(study, model, grouping),
         "space": {name: str(value) for name, value in space.distributions.items()},
-        "metric": study.task.metric,
-        "higher_is_better": study.task.higher_is_better,
         "objectives": ["score", *costs],
         "latency": settings.latency if "latency" in costs else None,
         "objective": settings.objective,
         "accuracy_weight": settings.accuracy_weight if settings.objective == "weighted" else None,
-        "seed": study.seed,
         "study_settings": asdict(study.space) | {"final_epochs": study.final_epochs},
+        "join": settings.join,
+        "storage": settings.storage and digest_of(redacted(settings.storage)),
+    }
+    value: dict[str, Any] = json.loads(json.dumps(identity))
+    return value
+
+
+def dense_identity(study: PruningStudy, model: nn.Module, grouping: Grouping) -> dict[str, Any]:
+    """Return what must be the same for two dense models, trained or not, to be one."""
+    return {
+        "study": study.name,
+        "model": fingerprint(grouping),
+        "metric": study.task.metric,
+        "higher_is_better": study.task.higher_is_better,
+        "seed": study.seed,
         "train": study.train and asdict(study.train),
         "checkpoint": _checkpoint_digest(study),
         "weights": _weights_digest(study, model),
-        "storage": settings.storage and _digest(redacted(settings.storage)),
         "data": {
             "train": split_fingerprint(study.task, "train"),
             "valid": split_fingerprint(study.task, "valid"),
@@ -60,11 +70,10 @@ def identity_of(
         },
         "answers": answers(model, study.example, study.task),
     }
-    value: dict[str, Any] = json.loads(json.dumps(identity))
-    return value
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """Return a short digest of a JSON-able value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from autoprune.errors import AutopruneError, first_line
 from autoprune.evaluation import evaluate as evaluate
 from autoprune.evaluation import measured_latency
+from autoprune.groupwise import FRACTIONS as FRACTIONS
+from autoprune.groupwise import sensitivity as sensitivity
 from autoprune.pruning.cut import check_state
 from autoprune.pruning.plan import FineTune, fingerprint
 from autoprune.pruning.weights import load_checkpoint, save_model
 from autoprune.results.export import ONNX, differs, export_model, export_onnx
 from autoprune.results.load import load
 from autoprune.searching.candidate import DENSE
-from autoprune.sensitivity import sensitivity as sensitivity
 from autoprune.study import PruningStudy
 from autoprune.training.checkpoint import Keeper
 from autoprune.training.finetune import finetune, scored

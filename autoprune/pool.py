@@ -25,6 +25,8 @@ class Pool:
     ----------
     candidates
         What has been finished, by name. The weights of some have been dropped.
+    higher_is_better
+        Whether a higher score is a better one.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Pool:
     ) -> None:
         self.candidates: dict[str, Candidate] = {}
         self._store = store
-        self._higher_is_better = higher_is_better
+        self.higher_is_better = higher_is_better
         self._costs = tuple(costs)
         self._inherit = inherit
         self._dropped: set[str] = set()
@@ -60,7 +62,7 @@ class Pool:
     def front(self) -> list[Candidate]:
         """Return the candidates that no other dominates in the objectives."""
         return front_of(
-            self._with_weights(), higher_is_better=self._higher_is_better, costs=self._costs
+            self._with_weights(), higher_is_better=self.higher_is_better, costs=self._costs
         )
 
     def parent(self, widths: Mapping[str, int], *, recorded: str | None) -> Candidate | None:
@@ -73,7 +75,7 @@ class Pool:
         there = {c.name: c for c in self._with_weights()}
         if recorded in there:
             return there[recorded]
-        front = front_of(there.values(), higher_is_better=self._higher_is_better)
+        front = front_of(there.values(), higher_is_better=self.higher_is_better)
         return choose_parent(front, widths)
 
     def twins(self, widths: Mapping[str, int]) -> list[Candidate]:
@@ -107,7 +109,7 @@ class Pool:
         return self._store.is_intact(self._store.load_candidate(name))
 
     def _worth(self, candidate: Candidate) -> float:
-        sign = 1.0 if self._higher_is_better else -1.0
+        sign = 1.0 if self.higher_is_better else -1.0
         return sign * candidate.score.valid
 
     # --- weights ----------------------------------------------------------------------------
@@ -115,7 +117,7 @@ class Pool:
     def unneeded(self, *, awaited: Iterable[str]) -> set[str]:
         """Return who has weights, but is on no front and not `awaited` as a parent."""
         needed = needed_weights(
-            self._with_weights(), higher_is_better=self._higher_is_better, costs=self._costs
+            self._with_weights(), higher_is_better=self.higher_is_better, costs=self._costs
         )
         return self.candidates.keys() - self._dropped - needed - set(awaited)
 

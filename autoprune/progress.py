@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -17,6 +19,8 @@ class RunningTrial:
     epoch: int
     epochs: int
     valid: float | None
+    doing: str = ""
+    """What it does, where that is not fine-tuning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,8 @@ class EndedTrial:
     latency: float | None = None
     """Seconds for a batch, where it was measured."""
     cause: str = ""
+    epochs: int = 0
+    """How many it trained."""
 
 
 class FrontPoint(NamedTuple):
@@ -54,6 +60,7 @@ class Status:
     unit: str = ""
     """What `done` and `total` count, where it is not trials or models."""
     metric: str = "score"
+    higher_is_better: bool = True
     dense_params: int = 0
     dense_valid: float | None = None
     running: Sequence[RunningTrial] = ()
@@ -61,7 +68,7 @@ class Status:
     """By ascending parameters."""
     ended: EndedTrial | None = None
     eta_seconds: float | None = None
-    """Until this stage is over."""
+    """Until the last model is trained."""
 
 
 class Reporter(Protocol):
@@ -82,20 +89,45 @@ class SilentReporter:
     def note(self, message: str) -> None: ...
 
 
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage's length and pace."""
+    """What bounds a search: so many trials, or epochs."""
 
-    def __init__(self, name: str, total: int, done_before: int, *, unit: str = "") -> None:
-        self.name = name
-        self.total = total
-        self.unit = unit
-        self._before = done_before
-        self._started = time.monotonic()
+    name: str
+    total: int
+    done: int = 0
+    unit: str = ""
+    """What they are, if not trials."""
 
-    def eta(self, done: float, *, reserved: int = 0) -> float | None:
-        """Return the seconds left at the pace so far; what is `reserved` is not for this stage."""
-        worked = done - self._before
-        if worked < 0.5:
+
+MARKS = 200
+"""About how many points in time a pace is taken from."""
+
+
+class Pace:
+    """How fast epochs are trained, all workers together.
+
+    It is taken from the latter half of the time: the epochs of a search get quicker as its models
+    get smaller, and what was trained last tells best what comes next.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._marks = deque([(self._began, 0.0)])
+
+    def seconds(self, left: float, *, trained: float) -> float | None:
+        """Return the time that so many epochs will take; None before there is a pace.
+
+        `trained` is how many have been trained since the beginning.
+        """
+        now = time.monotonic()
+        elapsed = now - self._began
+        if now - self._marks[-1][0] >= elapsed / MARKS:
+            self._marks.append((now, trained))
+        while len(self._marks) > 1 and self._marks[1][0] <= now - elapsed / 2:
+            self._marks.popleft()
+        before, done = self._marks[0]
+        worked = trained - done
+        if worked <= 0 or math.isinf(left):
             return None
-        left = max(self.total - reserved - done, 0)
-        return (time.monotonic() - self._started) / worked * left
+        return (now - before) / worked * left

@@ -29,12 +29,14 @@ class Recovery:
         pool: Pool,
         values: Callable[[Score], float | list[float]],
         note: Callable[[str], None],
+        mine: Callable[[FrozenTrial], bool],
     ) -> None:
         self._asker = asker
         self._store = store
         self._pool = pool
         self._values = values
         self._note = note
+        self._mine = mine
 
     def take_up(self, study: optuna.Study) -> None:
         """Load what was finished; tell what was finished but not told; try again what was not."""
@@ -43,7 +45,8 @@ class Recovery:
             if frozen.state == TrialState.COMPLETE and self._store.has_candidate(name):
                 self._load(name)
             elif frozen.state == TrialState.RUNNING:
-                self._settle(study, frozen, name)
+                if is_final(frozen) or self._mine(frozen):  # else another driver has it
+                    self._settle(study, frozen, name)
             elif frozen.state == TrialState.FAIL and not is_final(frozen):
                 self._store.drop_weights(name)  # it may have come as far as that
 

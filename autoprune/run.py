@@ -12,6 +12,7 @@ from torch import nn
 from autoprune import jobs
 from autoprune.errors import AutopruneError
 from autoprune.identity import identity_of
+from autoprune.joined import check_joined
 from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter
 from autoprune.pruning.groups import Grouping
@@ -22,6 +23,7 @@ from autoprune.running.cluster import Cluster, Needs, connected
 from autoprune.searched import save_origin
 from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
 from autoprune.searching.space import SearchSpace
+from autoprune.searching.storage_url import opened
 from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
 from autoprune.shipping import checkpoint_of, luggage_of
@@ -62,7 +64,7 @@ def search(
         ``workers``, ``engine``, ``address``, ``cpus_per_trial``,
         ``gpus_per_trial``, ``sampler``, ``strategy``, ``objectives``, ``latency_engine``,
         ``latency_batch``, ``objective``, ``accuracy_weight``, ``early_stop``, ``inherit``,
-        ``storage``, ``tracking_uri``, ``experiment``.
+        ``storage``, ``join``, ``tracking_uri``, ``experiment``.
 
     Raises
     ------
@@ -84,39 +86,44 @@ def search(
     model = jobs.dense_model(loaded)
     grouping = prunable_groups(loaded, model)
     costs = _costs(chosen, loaded)
-    space = _space_of(loaded, model, grouping)
+    space = space_of(loaded, model, grouping)
     reporter = reporter or SilentReporter()
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     identity = identity_of(loaded, model, grouping, space, chosen, costs)
     store.check(identity, fresh=fresh)
-    warning = mostly_blocked(grouping)
-    if warning is not None:
-        reporter.note(warning)
-    with _cluster(chosen) as cluster, store.locked():
-        known = store.open(identity, fresh=fresh)
-        save_origin(store, study)
-        search_run = SearchRun(
-            study=loaded,
-            settings=chosen,
-            grouping=grouping,
-            space=space,
-            costs=costs,
-            store=store,
-            search_id=known["id"],
-            reporter=reporter,
-            opening=opening_for(
-                origin,
-                store,
-                in_process=chosen.workers == 0,
-                threads=1 if cluster is None else max(1, int(chosen.cpus_per_trial)),
-                checkpoint=None if cluster is None else checkpoint_of(loaded),
-                seed=seed,
-                criteria=criteria,
-                sparsify=sparsify,
-            ),
-            cluster=None if cluster is None else (cluster, luggage_of(origin, loaded)),
-        )
-        return search_run.run()
+    with opened(chosen.storage) as storage, _cluster(chosen) as cluster:
+        if storage is not None and chosen.join is not None:
+            check_joined(storage, chosen.join, identity)
+        warning = mostly_blocked(grouping)
+        if warning is not None:
+            reporter.note(warning)
+        with store.locked():
+            known = store.open(identity, fresh=fresh)
+            save_origin(store, study)
+            search_run = SearchRun(
+                study=loaded,
+                settings=chosen,
+                grouping=grouping,
+                space=space,
+                costs=costs,
+                store=store,
+                search_id=known["id"],
+                reporter=reporter,
+                identity=identity,
+                storage=storage,
+                opening=opening_for(
+                    origin,
+                    store,
+                    in_process=chosen.workers == 0,
+                    threads=1 if cluster is None else max(1, int(chosen.cpus_per_trial)),
+                    checkpoint=None if cluster is None else checkpoint_of(loaded),
+                    seed=seed,
+                    criteria=criteria,
+                    sparsify=sparsify,
+                ),
+                cluster=None if cluster is None else (cluster, luggage_of(origin, loaded)),
+            )
+            return search_run.run()
 
 
 def _cluster(settings: Settings) -> AbstractContextManager[Cluster | None]:
@@ -151,7 +158,7 @@ def _costs(settings: Settings, study: PruningStudy) -> tuple[str, ...]:
     return costs
 
 
-def _space_of(study: PruningStudy, model: nn.Module, grouping: Grouping) -> SearchSpace:
+def space_of(study: PruningStudy, model: nn.Module, grouping: Grouping) -> SearchSpace:
     """Return what is searched; raise `AutopruneError` if no group has anything to lose."""
     space = SearchSpace(
         channels={g.name: g.channels for g in grouping.groups},

@@ -10,19 +10,22 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 
 from autoprune import jobs
 from autoprune.asking import ended_trials
-from autoprune.dense import Dense, prepare_dense
+from autoprune.dense import Dense, note_sensitivity, prepare_dense
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError, is_full, without_room
 from autoprune.finale import Finale, UnexpectedError
+from autoprune.joined import Crew
 from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import Grouping
 from autoprune.results.records import RunStatus
 from autoprune.results.result import SearchResult
+from autoprune.results.sensitivities import sensitivity_files
 from autoprune.results.store import Store
 from autoprune.results.tracking import MlflowTracker, NullTracker, Tracker
 from autoprune.running.cluster import Cluster
@@ -34,10 +37,10 @@ from autoprune.running.local import LocalExecutor
 from autoprune.running.ray import RayExecutor
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.candidate import FINAL, Candidate, Score, trial_name
+from autoprune.searching.journal import open_journal
 from autoprune.searching.objectives import cost_of
 from autoprune.searching.optuna_study import (
     ended_counts,
-    open_journal,
     open_study,
     quiet_optuna,
     trained_epochs,
@@ -48,7 +51,7 @@ from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.shipping import Shipping
 from autoprune.study import PruningStudy
-from autoprune.tracked import search_params, search_tags, setting_tags, totals
+from autoprune.tracked import dense_record, search_params, search_tags, setting_tags, totals
 from autoprune.training.device import OwnRandomState, kernel_caches, worker_environments
 
 
@@ -67,6 +70,8 @@ class SearchRun:
         search_id: str,
         reporter: Reporter,
         opening: Opening,
+        identity: Mapping[str, Any],
+        storage: BaseStorage | None = None,
         cluster: tuple[Cluster, Luggage] | None = None,
     ) -> None:
         self.study = study
@@ -80,6 +85,10 @@ class SearchRun:
         self.cluster = cluster
         self.cost = CostModel(grouping)
         self.search_id = search_id
+        self.identity = identity
+        self.crew = Crew(search_id[:8]) if settings.join else None
+        self.storage = storage
+        """Where the Optuna study is; None for a journal file in the folder."""
         self.tracker = self._open_tracker(search_id)
 
     def run(self) -> SearchResult:
@@ -109,7 +118,8 @@ class SearchRun:
             raise
         finally:
             executor.close()
-            self.reporter.update(Status(stage="recording"))
+            if self.settings.tracking_uri != "none":
+                self.reporter.update(Status(stage="recording"))
             for problem in self.tracker.finish(counts, status=status):
                 self.reporter.note(problem)
 
@@ -117,9 +127,15 @@ class SearchRun:
         self, executor: InterruptibleExecutor, deadline: float | None
     ) -> tuple[SearchResult, dict[str, float]]:
         study, final_study = self._optuna_study(""), self._optuna_study(FINAL)
+        if self.crew is not None:
+            self.crew.enter(study, self.identity, self.store.root)
         dense = prepare_dense(
             self.study, self.store, executor, self.reporter, latency=self._latency
         )
+        self.tracker.dense(
+            dense_record(self.study, dense.score, prepared=self.store.dense_prepared)
+        )
+        note_sensitivity(self.study, self.store, executor, self.reporter)
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
@@ -133,10 +149,10 @@ class SearchRun:
             self._export_so_far(executor, dense, driver, study, final_study)
             raise
         if not driver.pool.candidates:
-            raise AutopruneError(
-                "No trial was completed, so there is no front. "
-                "Raise --budget, --budget-epochs or --timeout."
-            )
+            bounds = "--budget, --budget-epochs or --timeout"
+            if self.crew is not None:
+                bounds = "--budget, which the other drivers have used up, or --timeout"
+            raise AutopruneError(f"No trial was completed, so there is no front. Raise {bounds}.")
         try:
             chosen = self._finish(driver, final_study)
         except KeyboardInterrupt:
@@ -230,11 +246,15 @@ class SearchRun:
         if self.settings.objective == "weighted":
             objectives = [("weighted", True)]
         if self.settings.storage is None:
-            journal = open_journal(self.store.journal)
-            return open_study(self.study.name + suffix, storage=journal, objectives=objectives)
+            if self.storage is None:
+                self.storage = open_journal(self.store.journal)
+            return open_study(self.study.name + suffix, storage=self.storage, objectives=objectives)
+        assert self.storage is not None
         # Others may keep studies there too: the search's id keeps ours apart.
-        name = f"{self.study.name}-{self.search_id[:8]}{suffix}"
-        return open_study(name, storage=self.settings.storage, objectives=objectives)
+        name = f"{self.settings.join or self.study.name}-{self.search_id[:8]}{suffix}"
+        if self.settings.join is not None and suffix != FINAL:
+            name = self.settings.join
+        return open_study(name, storage=self.storage, objectives=objectives)
 
     def _sampler(self, dense: Dense, *, trials: int) -> BaseSampler:
         if isinstance(self.settings.sampler, BaseSampler):
@@ -292,6 +312,7 @@ class SearchRun:
             budget_epochs=self.settings.budget_epochs,
             final_epochs=self.study.final_epochs,
             tags=search_tags(self.study),
+            crew=self.crew,
         )
 
     @property
@@ -340,10 +361,13 @@ class SearchRun:
             proxies={name: asdict(found) for name, found in proxies.items()},
         )
         pictures = finale.pictures(
-            read_json(self.store.front_file), list(driver.pool.candidates.values())
+            read_json(self.store.front_file), list(driver.pool.candidates.values()), study
         )
+        front = finale.front(chosen)
         self.tracker.front(
-            finale.tracked(result, finale.front(chosen)), [self.store.front_file, *pictures]
+            finale.tracked(result, front),
+            [self.store.front_file, *pictures, *sensitivity_files(self.store)],
+            finale.overview(result, front, register=self.settings.register),
         )
         return result, totals(result, dense=dense.score, epochs=epochs, proxies=proxies)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from optuna.samplers import BaseSampler
 
 from autoprune.errors import AutopruneError
+from autoprune.results.mlflow_registry import check_name
 from autoprune.searching.sampler import check_sampler
 from autoprune.searching.strategy import Strategy
 from autoprune.training.latency import check_engine
@@ -17,6 +18,8 @@ from autoprune.training.latency import check_engine
 Objective = Literal["pareto", "weighted"]
 Engine = Literal["local", "ray"]
 
+LONGEST_NAME = 200
+"""Of a study that is joined: Optuna's tables have room for little more."""
 DEFAULT_BUDGET = 50
 """Trials of a search that is given no bound."""
 
@@ -71,9 +74,14 @@ class Settings:
     """Whether trials are cut from what earlier ones trained; else each from the dense model."""
     storage: str | None = field(default=None, repr=False)
     """An Optuna storage URL; by default a journal file in the output folder."""
+    join: str | None = None
+    """A name under which drivers with folders of their own share one study in `storage`."""
     tracking_uri: str | None = field(default=None, repr=False)
     """An MLflow tracking URI; by default a database in the output folder; ``none`` for none."""
     experiment: str = "autoprune"
+    register: str | None = None
+    """Name in MLflow's model registry that the front's models become versions of, with the aliases
+    ``smallest``, ``knee`` and ``best``."""
 
     def __post_init__(self) -> None:
         names = self.objectives
@@ -90,6 +98,7 @@ class Settings:
             object.__setattr__(self, "budget", DEFAULT_BUDGET)
         _check_count("budget", self.budget, "trial")
         _check_count("budget_epochs", self.budget_epochs, "epoch")
+        self._check_join()
         if self.timeout is not None and not self.timeout > 0:
             raise AutopruneError(f"`timeout` must be more than 0 seconds, but is {self.timeout}.")
         if self.trial_timeout is not None and not self.trial_timeout > 0:
@@ -106,6 +115,7 @@ class Settings:
                 f"`workers` must be 'auto' or at least 0, but is {self.workers!r}."
             )
         self._check_engine()
+        self._check_register()
         if isinstance(self.sampler, str):
             check_sampler(self.sampler)
         if self.objective not in ("pareto", "weighted"):
@@ -115,6 +125,24 @@ class Settings:
         if not 0 <= self.accuracy_weight <= 1:
             raise AutopruneError(
                 f"`accuracy_weight` must be between 0 and 1, but is {self.accuracy_weight}."
+            )
+
+    def _check_join(self) -> None:
+        if self.join is None:
+            return
+        if self.storage is None:
+            raise AutopruneError(
+                "`join` must go with a database that all drivers reach, but `storage` is not "
+                "given. Add --storage postgresql://user@host/database."
+            )
+        if not self.join.strip() or len(self.join) > LONGEST_NAME:
+            raise AutopruneError(
+                f"`join` must be a name of 1 to {LONGEST_NAME} characters, but is {self.join!r}."
+            )
+        if self.budget_epochs is not None:
+            raise AutopruneError(
+                "`budget_epochs` must be one driver's own, but with `join` a budget is shared. "
+                "Use --budget, which counts the trials of all drivers."
             )
 
     def _check_engine(self) -> None:
@@ -134,6 +162,15 @@ class Settings:
             raise AutopruneError(
                 "`address`, `cpus_per_trial` and `gpus_per_trial` must go with the engine ray, "
                 "but the engine is local. Add --engine ray."
+            )
+
+    def _check_register(self) -> None:
+        if self.register is None:
+            return
+        check_name(self.register)
+        if self.tracking_uri == "none":
+            raise AutopruneError(
+                "`register` must go with MLflow, but `tracking_uri` is 'none'. Leave out one."
             )
 
     @property

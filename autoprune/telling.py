@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from autoprune.account import Account
 from autoprune.pool import Pool
-from autoprune.progress import EndedTrial, FrontPoint, Reporter, Stage, Status
+from autoprune.progress import EndedTrial, FrontPoint, Pace, Reporter, Stage, Status
+from autoprune.results.growth import plane_of
 from autoprune.results.records import State
 from autoprune.results.tracking import Tracker
 from autoprune.searching.candidate import Candidate, Score
 from autoprune.trialrun import TrialRun
+
+COVERED = "hypervolume_by_trial"
+"""The metric of the search's run that grows with the front; its steps are finished trials."""
+
+RECENT = 10
+"""Trials whose epochs tell how many the next ones will take."""
 
 
 class Teller:
@@ -44,11 +54,22 @@ class Teller:
         self._reporter = reporter
         self._metric = metric
         self._dense = dense
+        # A score that is no share spans no plane before there are others to compare it with.
+        self._plane = plane_of(
+            dense_params=dense.params,
+            dense_valid=dense.valid,
+            higher_is_better=pool.higher_is_better,
+        )
         self._channels = channels
         self._tags = dict(tags)
         self._pool = pool
         self._account = account
         self._under_way = under_way
+        self._pace = Pace()
+        self._before = account.spent
+        """Epochs that earlier sittings have trained, see `begin`."""
+        self._usual: deque[int] = deque(maxlen=RECENT)
+        """Epochs of the trials that ended last."""
 
     @contextmanager
     def recording(
@@ -58,42 +79,57 @@ class Teller:
 
         Whenever this process is killed, the tracker's record can be told from the study to hold.
         """
-        self._tracker.trial(
-            run.record(
-                state,
-                candidate,
-                cause=cause,
-                channels=self._channels,
-                dense_params=self._dense.params,
-                tags=self._tags,
-            )
+        record = run.record(
+            state,
+            candidate,
+            cause=cause,
+            channels=self._channels,
+            dense_params=self._dense.params,
+            tags=self._tags,
         )
+        if candidate is not None and not run.is_final:
+            step = len(self._pool.candidates) + 1
+            record = replace(record, search_metrics=self._covered_with(candidate), step=step)
+        self._tracker.trial(record)
         yield
         self._tracker.ended(run.name)
 
+    def _covered_with(self, candidate: Candidate) -> dict[str, float]:
+        """Return how much of the plane the front covers once it has this candidate, too."""
+        if self._plane is None:
+            return {}
+        front = [*self._pool.front(), candidate]
+        return {COVERED: self._plane.share([(c.score.params, c.score.valid) for c in front])}
+
+    def begin(self) -> None:
+        """Take what has been trained so far as an earlier sitting's: the pace begins here."""
+        self._pace = Pace()
+        self._before = self._account.spent
+
     def search_stages(self, budget: int | None, done: int) -> list[Stage]:
         """Return what bounds the search, in trials and in epochs; the last one is shown."""
-        stages = [] if budget is None else [Stage("search", budget, done)]
+        stages = [] if budget is None else [Stage(name="search", total=budget, done=done)]
         if self._account.budget is not None:
-            spent = self._account.spent
-            stages.append(Stage("search", self._account.budget, spent, unit="epochs"))
+            stages.append(Stage(name="search", total=self._account.budget, unit="epochs"))
         return stages
 
     def search(self, stages: Sequence[Stage], done: int, ended: EndedTrial | None = None) -> None:
         """Report how far the search has come; it is over when the first of its bounds is met."""
-        trained = self._account.spent + sum(run.spent for run in self._under_way)
-        etas = [
-            stage.eta(trained, reserved=self._account.reserved())
-            if stage.unit
-            else stage.eta(done + self._partly())
-            for stage in stages
-        ]
-        eta = min((eta for eta in etas if eta is not None), default=None)
+        if ended is not None and ended.state != "failed":
+            self._usual.append(ended.epochs)
+        trained = self._trained()
+        left = min(self._epochs_left(stage, done, trained) for stage in stages)
+        final = self._account.final_epochs * len(self._pool.without_final())
+        eta = self._pace.seconds(left + final, trained=trained - self._before)
         self._report(stages[-1], trained if stages[-1].unit else done, ended, eta=eta)
 
-    def final(self, stage: Stage, done: int, ended: EndedTrial | None = None) -> None:
-        """Report how far the final stage has come."""
-        self._report(stage, done, ended, eta=stage.eta(done + self._partly()))
+    def final(
+        self, stage: Stage, done: int, ended: EndedTrial | None = None, *, epochs: int
+    ) -> None:
+        """Report how far the final stage, of so many `epochs` a model, has come."""
+        left = epochs * (stage.total - done) - sum(run.epochs for run in self._under_way)
+        eta = self._pace.seconds(max(left, 0), trained=self._trained() - self._before)
+        self._report(stage, done, ended, eta=eta)
 
     def left_out(self, count: int, *, of: int) -> None:
         """Report that epochs do not last for the final stage of `count` models."""
@@ -102,10 +138,17 @@ class Teller:
             f"budget are used up."
         )
 
-    def _partly(self) -> float:
-        """Return how many trials' worth of epochs those under way have trained."""
-        running = [run.standing() for run in self._under_way]
-        return sum(r.epoch / r.epochs for r in running)
+    def _trained(self) -> int:
+        return self._account.spent + sum(run.spent for run in self._under_way)
+
+    def _epochs_left(self, stage: Stage, done: int, trained: int) -> float:
+        """Return the epochs until a bound of the search is met, the final stage's left out."""
+        if stage.unit:
+            return max(stage.total - self._account.reserved() - trained, 0)
+        if not self._usual:
+            return math.inf
+        usual = sum(self._usual) / len(self._usual)
+        return max(usual * (stage.total - done) - sum(r.epochs for r in self._under_way), 0)
 
     def _report(
         self, stage: Stage, done: int, ended: EndedTrial | None, *, eta: float | None
@@ -117,6 +160,7 @@ class Teller:
                 total=stage.total,
                 unit=stage.unit,
                 metric=self._metric,
+                higher_is_better=self._pool.higher_is_better,
                 dense_params=self._dense.params,
                 dense_valid=self._dense.valid,
                 running=[run.standing() for run in self._under_way],

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.groups import Grouping
+from autoprune.results.growth import plane_of
 from autoprune.results.provenance import git_commit, versions
+from autoprune.results.records import KIND, TrialRecord
 from autoprune.results.result import SearchResult
-from autoprune.searching.candidate import Score
-from autoprune.searching.pareto import hypervolume
+from autoprune.searching.candidate import DENSE, Score
 from autoprune.searching.proxies import Correlation
 from autoprune.settings import Settings
 from autoprune.study import PruningStudy
@@ -55,11 +56,44 @@ def totals(
         "dense_valid": dense.valid,
         **_measured(proxies),
     }
-    if result.higher_is_better and 0.5 < dense.valid <= 1:
-        found["hypervolume"] = hypervolume(
-            [(m.params, m.valid) for m in result.front], dense_params=dense.params, floor=0.5
-        )
+    plane = plane_of(
+        dense_params=dense.params,
+        dense_valid=dense.valid,
+        higher_is_better=result.higher_is_better,
+        scores=[m.valid for m in result.front],
+    )
+    if plane is not None:
+        found["hypervolume"] = plane.share([(m.params, m.valid) for m in result.front])
     return found
+
+
+def dense_record(study: PruningStudy, dense: Score, *, prepared: float) -> TrialRecord:
+    """Return the dense model as it is logged: a run of its own, to compare the others with.
+
+    `prepared` is when it was scored, in seconds since the epoch.
+    """
+    metrics: dict[str, float] = {
+        "valid": dense.valid,
+        "params": dense.params,
+        "params_fraction": 1.0,
+        "macs": dense.macs,
+        "size_bytes": dense.size_bytes,
+    }
+    if dense.memory is not None:
+        metrics["memory_bytes"] = dense.memory
+    if dense.latency is not None:
+        metrics["latency_ms"] = 1e3 * dense.latency
+    return TrialRecord(
+        key=DENSE,
+        run_name=f"dense 100% params {dense.valid:.3f}",
+        state="complete",
+        params={},
+        metrics=metrics,
+        tags={**search_tags(study), KIND: DENSE},
+        note="The dense model, as it was before the search.",
+        started=prepared,
+        ended=prepared,
+    )
 
 
 def _measured(proxies: Mapping[str, Correlation]) -> dict[str, float]:

@@ -13,9 +13,11 @@ from optuna.trial import Trial
 
 from autoprune.progress import EndedTrial, RunningTrial
 from autoprune.pruning.plan import Plan
-from autoprune.results.records import State, TrialRecord
+from autoprune.results.notes import plan_note
+from autoprune.results.records import KIND, State, TrialRecord
 from autoprune.searching.attributes import RESUMED
 from autoprune.searching.candidate import FINAL, Candidate, Score
+from autoprune.searching.journal import together
 from autoprune.searching.space import NO_SPARSIFY
 
 
@@ -90,8 +92,9 @@ class TrialRun:
 
     def note(self, **attributes: Any) -> None:
         """Write user attributes of its trial."""
-        for name, value in attributes.items():
-            self.trial.set_user_attr(name, value)
+        with together(self.trial.storage):
+            for name, value in attributes.items():
+                self.trial.set_user_attr(name, value)
 
     @property
     def epochs(self) -> int:
@@ -168,6 +171,16 @@ class TrialRun:
 
     def standing(self) -> RunningTrial:
         """Return where it stands."""
+        sparsify = self.plan.sparsify
+        if sparsify is not None and self.sparsify_cached is not True and not self.curve:
+            return RunningTrial(
+                name=self.name,
+                params=self.params,
+                epoch=len(self.sparsify_curve),
+                epochs=sparsify.epochs,
+                valid=None,
+                doing=f"{sparsify.method} on {self.parent}",
+            )
         return RunningTrial(
             name=self.name,
             params=self.params,
@@ -195,6 +208,7 @@ class TrialRun:
             criterion=self.plan.criterion,
             latency=self.costs.get("latency"),
             cause=cause,
+            epochs=self.epochs,
         )
 
     def record(
@@ -226,7 +240,7 @@ class TrialRun:
         plan = candidate.plan if candidate else self.plan
         return TrialRecord(
             key=self.name,
-            run_name=f"{self.name} {share:.1%} {label}",
+            run_name=f"{self.name} {share:.1%} params {label}",
             state=state,
             params={**self._params(), "parent": self.parent},
             metrics=metrics,
@@ -236,7 +250,12 @@ class TrialRun:
                 **({"valid_earlier_steps": self.earlier} if self.earlier else {}),
                 **({"valid_sparsify": self.sparsify_curve} if self.sparsify_curve else {}),
             },
-            tags={**tags, **({"cause": cause} if cause else {})},
+            tags={
+                **tags,
+                KIND: "final" if self.is_final else "trial",
+                **({"cause": cause} if cause else {}),
+            },
+            note=plan_note(plan, parent=self.parent),
             plan=plan.to_json(),
             sparsity={n: 1 - width / channels[n] for n, width in plan.widths.items()},
             started=self.started,

@@ -20,7 +20,8 @@ from autoprune.pruning.cut import load_state
 from autoprune.pruning.weights import load_tensors
 from autoprune.results.store import Store
 from autoprune.searching.history import PARAMS, VALID
-from autoprune.searching.optuna_study import open_journal, open_study
+from autoprune.searching.journal import open_journal
+from autoprune.searching.optuna_study import open_study
 from autoprune.searching.strategy import Strategy
 
 EPOCHS = (1, 8)

@@ -1,8 +1,18 @@
 """Fixtures that every test may use."""
 
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from helpers import Here, leave_out_programs
 from hypothesis import settings
+from postgres import PostgresServer, binaries
 from torch import Tensor
 
 from autoprune import SupervisedTask
@@ -16,6 +26,19 @@ settings.register_profile("small", max_examples=12, deadline=None, derandomize=T
 settings.load_profile("small")
 
 
+LONGEST = (
+    "test_chaos.py", "test_tracking.py", "test_lineage.py", "test_search.py", "test_ray.py",
+    "test_storage.py", "test_interrupts.py", "test_faults.py", "test_own_kinds.py",
+    "test_package.py", "test_sparsified.py", "test_ui.py", "test_bad_input.py",
+)  # fmt: skip
+"""Files that take a minute or so. Two processes share the files: these are not to come last."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.set_num_threads(1)
@@ -24,13 +47,65 @@ def seeded() -> None:
 
 @pytest.fixture
 def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the exported programs and their proof, which take most of a tiny search's time."""
+    """Leave out the exported programs and their proof; see `leave_out_programs`."""
+    leave_out_programs(monkeypatch)
 
-    def no_program(*_: object) -> None:
-        raise NotImplementedError("left out")
 
-    monkeypatch.setattr("autoprune.results.export._trace", no_program)
-    monkeypatch.setattr("autoprune.finale.verify", lambda folders: {f.name: [] for f in folders})
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
+    """Run the command line in this process."""
+    from autoprune import cli
+
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["autoprune", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(sys.argv, ended.value.code, said.out, said.err)
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; the gate, which can install one, must not go without it."""
+    programs = binaries()
+    if programs is None:
+        reason = "needs PostgreSQL's programs: apt-get install postgresql"
+        if os.environ.get("CI") and os.getuid() == 0:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'autoprune[postgresql]'")
+    server = PostgresServer(programs)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.discard()
+
+
+@pytest.fixture
+def databases_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close every connection that a test leaves open."""
+    import sqlalchemy
+
+    engines: list[Any] = []
+    create = sqlalchemy.engine.create_engine
+
+    def remembered(*arguments: Any, **settings: Any) -> Any:
+        engines.append(create(*arguments, **settings))
+        return engines[-1]
+
+    monkeypatch.setattr("sqlalchemy.engine.create_engine", remembered)
+    yield
+    for engine in engines:
+        engine.dispose()
 
 
 def blobs(samples: int, seed: int) -> tuple[Tensor, Tensor]:

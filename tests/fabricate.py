@@ -103,6 +103,7 @@ def fabricate(
         _write_spool(store.spool, ended, grouping, dense)
     if complete and exported:
         _write_front(store, name, ended, grouping, dense)
+        write_json(root / "sensitivity.json", _sensitivity(rng, grouping))
     return root
 
 
@@ -194,6 +195,34 @@ def _score(rng: random.Random, share: float, tuning: FineTune, *, even: bool) ->
     recipe = 0.01 * abs(math.log10(tuning.lr) + 2) - 0.005 * tuning.distill_weight
     lost = 0.012 * (-math.log10(share)) ** 2 + recipe + 0.01 * even
     return 0.978 - lost - abs(rng.gauss(0, 0.004))
+
+
+def _sensitivity(rng: random.Random, grouping: Grouping) -> dict[str, Any]:
+    shares = [0.25, 0.5, 0.75]
+    groups = [
+        {
+            "name": g.name,
+            "channels": g.channels,
+            "cells": [
+                {
+                    "fraction": share,
+                    "width": round(share * g.channels),
+                    "loss": 0.1,
+                    "score": 0.971 - (1 - share) * rng.random() * 0.2,
+                }
+                for share in shares
+            ],
+        }
+        for g in grouping.groups
+    ]
+    return {
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "criterion": "taylor",
+        "fractions": shares,
+        "dense": {"loss": 0.1, "score": 0.971},
+        "groups": groups,
+    }
 
 
 # --- the files -----------------------------------------------------------------------------------

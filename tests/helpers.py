@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.files import write_whole
+
+if TYPE_CHECKING:
+    import pytest
 
 Job = Generator[Any, bool, Any]
 ROOT = Path(__file__).parents[1]
@@ -54,12 +57,21 @@ class Net(nn.Module):
 }
 SHAPES = {"mlp": "64", "conv": "1, 8, 8"}
 
+LEAN = "TESTS_LEAVE_OUT_PROGRAMS"
 STUDY = Template("""\
+import os
+import sys
+
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
 from autoprune import FineTune, PruningStudy, Space, SupervisedTask
+
+if "TESTS_LEAVE_OUT_PROGRAMS" in os.environ and "pytest" not in sys.modules:
+    from helpers import leave_out
+
+    leave_out(setattr)
 
 
 $model
@@ -134,6 +146,29 @@ def write_study(
     return path
 
 
+def leave_out(put: Callable[[Any, str, Any], object]) -> None:
+    """Leave out of exports the programs and their proof, which take most of a tiny search's time.
+
+    `put` sets an attribute of a module, as `setattr` does.
+    """
+    from autoprune import finale
+    from autoprune.results import export
+
+    def no_program(*_: object) -> None:
+        raise NotImplementedError("left out")
+
+    put(export, "_trace", no_program)
+    put(finale, "verify", lambda folders: {f.name: [] for f in folders})
+
+
+def leave_out_programs(patch: pytest.MonkeyPatch) -> None:
+    """Do so in this process, and in workers and commands that open a study of `write_study`."""
+    leave_out(patch.setattr)
+    patch.setenv(LEAN, "1")
+    path = os.environ.get("PYTHONPATH", str(ROOT))
+    patch.setenv("PYTHONPATH", os.pathsep.join([path, str(ROOT / "tests")]))
+
+
 def command(*arguments: object) -> list[str]:
     """Return the command line of `autoprune`."""
     return [sys.executable, "-m", "autoprune", *map(str, arguments)]
@@ -141,7 +176,8 @@ def command(*arguments: object) -> list[str]:
 
 def environment() -> dict[str, str]:
     """Return the environment in which the command finds this very autoprune."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def run_cli(
@@ -157,6 +193,12 @@ def run_cli(
         check=False,
         timeout=timeout,
     )
+
+
+class Here(Protocol):
+    """Runs `autoprune` in this very process, which saves the imports; see the fixture `here`."""
+
+    def __call__(self, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]: ...
 
 
 def start_cli(*arguments: object, cwd: Path) -> subprocess.Popen[str]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from fronts import write_front
-from helpers import run_cli, write_study
+from helpers import Here, run_cli, write_study
 from torch import nn
 
-from autoprune import cli
 from autoprune.pruning.files import write_json
 from autoprune.pruning.weights import save_model
 from autoprune.results.spool import Destination, save_destination
@@ -380,6 +377,11 @@ BAD = {
         prepare=finished_search,
         words=("at most 1 parameters", "smallest is t007", "1,234"),
     ),
+    "front with an unknown unit": Bad(
+        command="front out --max-params 5kb",
+        prepare=finished_search,
+        words=("max_params", "50k or 1.5M", "'kb'"),
+    ),
     "front too good": Bad(
         command="front out --min-accuracy 0.99",
         prepare=finished_search,
@@ -394,6 +396,19 @@ BAD = {
         command="front out",
         prepare=lambda folder: write_front(folder / "out", exports=False, format=7),
         words=("front.json", "format 1", "format 7", "another version"),
+    ),
+    "report of nothing": Bad(
+        command="report out", prepare=empty_folder, words=("OUT", "out", "search.json")
+    ),
+    "report of an older version": Bad(
+        command="report out",
+        prepare=lambda folder: write_json(folder / "out" / "search.json", {"format": 0}),
+        words=("search.json", "format 1", "format 0", "another version"),
+    ),
+    "report to a folder": Bad(
+        command="report out --to .",
+        prepare=search_of(study="tiny"),
+        words=("--to", "a file", "report.html"),
     ),
     "pick of nothing": Bad(
         command="pick out", prepare=empty_folder, words=("out", "finished search", "front.json")
@@ -446,6 +461,40 @@ BAD = {
     "bench of no samples": Bad(
         command="bench out --batch-size 0", prepare=front, words=("`batch_size`", "at least 1")
     ),
+    "sensitivity of nowhere": Bad(
+        command="sensitivity nowhere.py", words=("nowhere.py", "autoprune new nowhere.py")
+    ),
+    "sensitivity of an odd share": Bad(
+        command="sensitivity study.py --fractions 0.5,2", words=("`fractions`", "has 2")
+    ),
+    "sensitivity of a word": Bad(
+        command="sensitivity study.py --fractions half", words=("`--fractions`", "'half'")
+    ),
+    "sensitivity by an unknown criterion": Bad(
+        command="sensitivity study.py --criterion tailor",
+        words=("Unknown criterion 'tailor'", "Did you mean 'taylor'"),
+    ),
+    "sensitivity to no picture": Bad(
+        command="sensitivity study.py --to hurts.pdf",
+        words=("`--to`", ".png or .html", "hurts.pdf"),
+    ),
+    "sensitivity to nowhere": Bad(
+        command="sensitivity study.py --to nowhere/hurts.png", words=("`--to`", "'nowhere' is not")
+    ),
+    "sensitivity with a file as OUT": Bad(
+        command="sensitivity study.py --out out", prepare=out_file, words=("--out", "is a file")
+    ),
+    "baselines of nothing": Bad(
+        command="baselines out", prepare=empty_folder, words=("out", "finished search")
+    ),
+    "baselines of no size": Bad(
+        command="baselines out --sizes 0", prepare=front, words=("`sizes`", "at least 1")
+    ),
+    "baselines of an empty front": Bad(
+        command="baselines out",
+        prepare=lambda folder: write_front(folder / "out", {}),
+        words=("front", "empty"),
+    ),
     "compare with nothing": Bad(
         command="compare out nowhere", prepare=front, words=("nowhere", "finished search")
     ),
@@ -494,25 +543,6 @@ def busy_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-@pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[[list[str]], tuple[int, str]]]:
-    """Run the command line in this process; return its exit code and standard error."""
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(arguments: list[str]) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["autoprune", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, capsys.readouterr().err
-
-    yield call
-    signal.signal(signal.SIGTERM, handler)
-
-
 def contents(folder: Path) -> dict[str, str]:
     """Return every file and folder below `folder` with a digest of what is in it."""
     return {
@@ -529,16 +559,13 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     bad: Bad,
     tmp_path: Path,
     busy_port: int,
-    run: Callable[[list[str]], tuple[int, str]],
+    here: Here,
 ) -> None:
     bad.prepare(tmp_path)
     before = contents(tmp_path)
     arguments = shlex.split(bad.command.format(port=busy_port))
-    if bad.in_process:
-        code, said = run(arguments)
-    else:
-        process = run_cli(*arguments, cwd=tmp_path)
-        code, said = process.returncode, process.stderr
+    process = (here if bad.in_process else run_cli)(*arguments, cwd=tmp_path)
+    code, said = process.returncode, process.stderr
     assert code == 2, said
     assert said.startswith("autoprune: ")
     assert said.endswith("\n")

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune import run
 from autoprune.errors import AutopruneError
-from autoprune.progress import SilentReporter, Stage, Status
+from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.plan import FineTune, Plan, Sparsify
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE, trial_name
@@ -190,14 +190,6 @@ def test_both_bounds_hold(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study.py", epochs=1)
     run.search(study, out=tmp_path / "out", budget=2, budget_epochs=50, **UNTRACKED)
     assert len(trials_of(tmp_path / "out")) == 2
-
-
-def test_what_is_reserved_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("autoprune.progress.time.monotonic", lambda: now[0])
-    stage = Stage("search", 100, 0, unit="epochs")
-    now[0] += 20
-    assert stage.eta(40, reserved=20) == pytest.approx(20)  # 0.5 s an epoch, 40 to go
 
 
 # --- whose weights ------------------------------------------------------------------------------

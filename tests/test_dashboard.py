@@ -20,9 +20,11 @@ from autoprune.results.store import Store
 from autoprune.running.executor import Event
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.candidate import trial_name
-from autoprune.searching.optuna_study import open_journal, open_study
+from autoprune.searching.journal import open_journal
+from autoprune.searching.optuna_study import open_study
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace
+from autoprune.searching.storage_url import with_driver
 from autoprune.study import load_study
 
 dashboard = pytest.importorskip("optuna_dashboard", reason="needs optuna-dashboard")
@@ -36,27 +38,38 @@ pytestmark = [
 ]
 
 
-def get(journal: Path, path: str) -> Any:
-    """Return what the dashboard on a journal answers, as JSON."""
+def get(storage: Path | str, path: str) -> Any:
+    """Return what the dashboard on a journal, or on a database's URL, answers, as JSON."""
     environ: dict[str, Any] = {"PATH_INFO": path, "REQUEST_METHOD": "GET", "QUERY_STRING": ""}
     environ["wsgi.input"] = io.BytesIO()
     setup_testing_defaults(environ)
     statuses: list[str] = []
-    app = dashboard.wsgi(str(journal))
+    app = dashboard.wsgi(str(storage))
     body = b"".join(app(environ, lambda status, headers, *_: statuses.append(status)))
     assert statuses == ["200 OK"], body
     return json.loads(body)
 
 
-@pytest.mark.usefixtures("quick_export")
-def test_a_search_opens_in_the_dashboard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["journal", "sqlite", "postgresql"])
+@pytest.mark.usefixtures("quick_export", "databases_closed")
+def test_a_search_opens_in_the_dashboard(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     out = tmp_path / "out"
     study = write_study(tmp_path / "study.py", final_epochs=1)
-    run.search(study, out=out, budget=3, **UNTRACKED)
-    journal = out / "study.journal"
-    listed = {s["study_name"]: s for s in get(journal, "/api/studies")["study_summaries"]}
-    assert set(listed) == {"tiny", "tiny-final"}
-    found = get(journal, f"/api/studies/{listed['tiny']['study_id']}")
+    shown: Path | str = out / "study.journal"
+    storage = None
+    if kind == "sqlite":
+        shown = storage = f"sqlite:///{tmp_path}/studies.db"
+    elif kind == "postgresql":
+        storage = request.getfixturevalue("postgres").create_database("dashboard")
+        shown = with_driver(storage)  # the dashboard's own driver would be psycopg2
+    run.search(study, out=out, budget=3, storage=storage, **UNTRACKED)
+    listed = {s["study_name"]: s for s in get(shown, "/api/studies")["study_summaries"]}
+    main, final = sorted(listed)
+    assert final == f"{main}-final"
+    assert main.startswith("tiny")
+    found = get(shown, f"/api/studies/{listed[main]['study_id']}")
     assert found["directions"] == ["maximize", "minimize"]
     assert found["objective_names"] == ["accuracy", "params"]
     assert [t["state"] for t in found["trials"]] == ["Complete"] * 3

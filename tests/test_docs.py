@@ -1,9 +1,11 @@
-"""The examples in the documentation run as they stand."""
+"""The documentation's examples run as they stand, and the tests that it names are there."""
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,45 @@ def test_every_sparsifier_is_described() -> None:
     section = METHODS.split("## Sparsifiers")[1]
     table = section.split("| --- | --- | --- |")[1].split("\n\n")[0]
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(SPARSIFIERS)
+
+
+# --- tests that are named -----------------------------------------------------------------------
+
+NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:\[([^`]+)\])?`")
+
+
+@cache
+def names_in(file: str) -> tuple[set[str], set[str]]:
+    """Return the names of a file's tests, and all texts in it, such as parameters' ids."""
+    nodes = list(ast.walk(ast.parse((ROOT / file).read_text())))
+    names = {n.name for n in nodes if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")}
+    texts = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    return names, texts
+
+
+def rows(section: str) -> list[list[str]]:
+    """Return the cells of the table in a section of the page on reliability."""
+    text = (ROOT / "docs" / "reliability.md").read_text().split(f"## {section}\n")[1]
+    lines = [line for line in text.split("\n## ")[0].splitlines() if line.startswith("| ")]
+    return [re.split(r"(?<!\\\\) \| ", line.strip("| ")) for line in lines[2:]]
+
+
+@pytest.mark.parametrize("page", ["reliability.md", "security.md"])
+def test_every_test_that_is_named_is_there(page: str) -> None:
+    named = NAMED.findall((ROOT / "docs" / page).read_text())
+    assert len(named) > 10
+    for file, test, parameter in named:
+        names, texts = names_in(file)
+        assert test in names, f"{file}::{test}"
+        assert not parameter or parameter in texts, f"{file}::{test}[{parameter}]"
+
+
+@pytest.mark.parametrize(("section", "least"), [("Bad input", 40), ("Faults", 15)])
+def test_every_row_on_reliability_names_its_test(section: str, least: int) -> None:
+    table = rows(section)
+    assert len(table) >= least
+    assert len({row[0] for row in table}) == len(table)
+    for row in table:
+        assert NAMED.fullmatch(row[-1]), row
+    if section == "Faults":
+        assert all(row[2].startswith("nothing") or "that" in row[2] for row in table)

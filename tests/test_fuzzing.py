@@ -29,7 +29,7 @@ from autoprune.errors import AutopruneError
 from autoprune.pruning.files import checksum, write_signed
 from autoprune.pruning.weights import load_sealed, save_sealed
 from autoprune.results.result import SearchResult, open_result
-from autoprune.terminal import print_front
+from autoprune.tables import print_front
 
 many = settings(max_examples=50 * int(os.environ.get("FUZZ", "1")))
 

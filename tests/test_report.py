@@ -15,6 +15,7 @@ import pytest
 from fabricate import fabricate
 from helpers import environment
 
+from autoprune.commands.report import report
 from autoprune.errors import AutopruneError
 from autoprune.results.report.page import write_report
 from autoprune.results.report.trials import TrialFacts, is_uniform
@@ -118,6 +119,24 @@ def test_it_tells_the_search_as_a_whole(finished: Path) -> None:
     assert data["proxies"]["epoch0"]["within_sizes"] == 0.62
     assert data["versions"]["torch"] == "2.13.0"
     assert all(g["sensitivity"] < 0 for g in data["groups"])
+    assert data["harm"]["shares"] == [0.25, 0.5, 0.75]
+    assert all(len(row["lost"]) == 3 and min(row["lost"]) > 0 for row in data["harm"]["rows"])
+
+
+def test_bench_figures_and_baselines_are_shown(out: Path) -> None:
+    file = out / "front.json"
+    front = json.loads(file.read_text())
+    name = front["front"][0]["name"]
+    timed = {"seconds": 0.002, "spread": 0.0001, "runs": 50}
+    run = {"runtime": "onnx", "batch_size": 8, "threads": 2, "device": "cpu", "cpu": "x", "time": 1}
+    uniform = {"name": "uniform-1000", "params": 1000, "valid": 0.8, "test": 0.79, "key": "k"}
+    added = {"bench": [{**run, "models": {"dense": timed, name: timed}}], "baselines": [uniform]}
+    file.write_text(json.dumps(front | added))
+    _, data = written(out)
+    last = data["front"][0]["latencies"][-1]
+    assert (last["engine"], last["batch_size"], last["when"]) == ("onnx", 8, "by autoprune bench")
+    assert data["dense"]["latencies"][-1]["seconds"] == 0.002
+    assert data["baselines"] == [{n: uniform[n] for n in ("name", "params", "valid", "test")}]
 
 
 def test_commands_name_the_folder_as_it_was_given(
@@ -169,7 +188,7 @@ def test_the_page_may_load_nothing(finished: Path) -> None:
     ("settings", "words"),
     [
         ({"complete": False}, "None of its 20 trials was completed"),
-        ({"exported": False}, "ended before its front was exported"),
+        ({"exported": False}, "no front was exported"),
         ({"trials": 0, "complete": False}, "No trial has ended yet"),
     ],
 )
@@ -234,6 +253,18 @@ def test_the_command_needs_no_torch(out: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert (out / "report.html").stat().st_size > 30_000
     assert run.stdout.startswith("Wrote ")
+
+
+def test_it_opens_in_the_browser_if_asked(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("webbrowser.open", shown.append)
+    file = tmp_path / "here.html"
+    report(out, to=file, open_it=False)
+    assert shown == []
+    report(out, to=file, open_it=True)
+    assert shown == [file.as_uri()]
 
 
 def test_a_recipe_is_a_sentence() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from helpers import MODELS, UNTRACKED, write_study
+from helpers import MODELS, UNTRACKED, leave_out_programs, write_study
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
@@ -29,6 +30,8 @@ from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import FineTune, Plan
+from autoprune.results.choosing import worth_a_look
+from autoprune.results.notes import aliases_of
 from autoprune.results.result import Model, SearchResult, open_result
 from autoprune.results.store import Store
 from autoprune.results.tracking import NullTracker, TrialRecord
@@ -81,7 +84,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
     study = write_study(folder / "study.py", kind="conv", epochs=2, final_epochs=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        yield Found(study, folder / "out", run.search(study, out=folder / "out", **SETTINGS))
+        more = SETTINGS | {"register": "tiny-models"}
+        yield Found(study, folder / "out", run.search(study, out=folder / "out", **more))
 
 
 @pytest.fixture
@@ -362,7 +366,8 @@ class Recorded:
     experiment: str
     parents: list[Run]
     children: dict[str, Run]
-    """By the tag `autoprune.trial`."""
+    """The trials' runs, by the tag `autoprune.trial`."""
+    dense: Run
 
     @classmethod
     def of(cls, out: Path) -> Recorded:
@@ -370,12 +375,9 @@ class Recorded:
         experiment = client.get_experiment_by_name("autoprune").experiment_id
         runs = list(client.search_runs([experiment]))
         children = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
-        return cls(
-            client,
-            experiment,
-            [r for r in runs if r not in children],
-            {r.data.tags["autoprune.trial"]: r for r in children},
-        )
+        by_trial = {r.data.tags["autoprune.trial"]: r for r in children}
+        dense = by_trial.pop("dense")
+        return cls(client, experiment, [r for r in runs if r not in children], by_trial, dense)
 
     def on_front(self) -> set[str]:
         """Return which trials' runs say that they are on the front."""
@@ -400,8 +402,82 @@ def test_one_parent_run_holds_the_front_and_the_settings(found: Found, recorded:
     assert parent.data.metrics["trials_complete"] == BUDGET
     artifacts = {a.path for a in recorded.client.list_artifacts(parent.info.run_id)}
     assert {"front.json", "front.png", "front.html"} <= artifacts
-    for child in recorded.children.values():
+    for child in (recorded.dense, *recorded.children.values()):
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def test_the_dense_model_has_a_run_to_compare_the_others_with(
+    found: Found, recorded: Recorded
+) -> None:
+    run, dense = recorded.dense, found.result.dense
+    assert run.info.run_name == f"dense 100% params {dense.valid:.3f}"
+    assert (run.data.tags["kind"], run.data.tags["front"]) == ("dense", "false")
+    assert run.data.metrics["params"] == dense.params
+    assert run.data.metrics["params_fraction"] == 1.0
+    assert run.data.metrics["valid"] == dense.valid
+    assert run.data.metrics["test"] == dense.test
+
+
+def test_the_description_leads_to_the_models_worth_a_look(found: Found, recorded: Recorded) -> None:
+    (parent,) = recorded.parents
+    note = parent.data.tags["mlflow.note.content"]
+    chosen = worth_a_look(found.result.front, dense=found.result.dense)
+    for alias, name in aliases_of(chosen).items():
+        model = next(m for m in found.result.front if m.name == name)
+        trial = parent.data.tags[f"worth.{alias}"]
+        run = recorded.children[trial]
+        assert trial.removesuffix("-final") == name
+        link = f"[{name}](#/experiments/{recorded.experiment}/runs/{run.info.run_id})"
+        (row,) = [line for line in note.splitlines() if link in line]
+        assert f"| {model.params:,} |" in row
+        assert f"| {model.valid:.4f} | {model.test:.4f} |" in row
+    assert f"/runs/{recorded.dense.info.run_id})" in note
+    assert "(run:" not in note
+
+
+def test_a_run_says_how_its_model_was_made(found: Found, recorded: Recorded) -> None:
+    for name, child in recorded.children.items():
+        candidate = found.store.load_candidate(name)
+        assert f"{candidate.score.params / 2426:.1%} params" in child.info.run_name
+        note = child.data.tags["mlflow.note.content"]
+        assert note.startswith(f"Cut from `{candidate.parent}` by {candidate.plan.criterion}")
+        assert f"{candidate.plan.finetune.epochs} epoch" in note
+
+
+def test_a_registered_model_predicts_where_autoprune_cannot_be_imported(
+    found: Found, recorded: Recorded
+) -> None:
+    """As whoever serves it has it: by its alias, from the tracking server, without pickle."""
+    inputs = np.random.default_rng(1).random((3, 1, 8, 8), dtype=np.float32)
+    code = (
+        "import json, sys, numpy\n"
+        "sys.modules['autoprune'] = None\n"  # any import of it fails
+        "import mlflow\n"
+        "inputs = numpy.array(json.load(sys.stdin), dtype='float32')\n"
+        "found = {}\n"
+        "for alias in ('knee', 'best'):\n"
+        "    model = mlflow.pyfunc.load_model(f'models:/tiny-models@{alias}')\n"
+        "    found[alias] = numpy.asarray(model.predict(inputs)).tolist()\n"
+        "print(json.dumps(found))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        input=json.dumps(inputs.tolist()),
+        env=os.environ
+        | {
+            "MLFLOW_TRACKING_URI": f"sqlite:///{found.out}/mlflow.db",
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (parent,) = recorded.parents
+    for alias, answer in json.loads(process.stdout.splitlines()[-1]).items():
+        name = parent.data.tags[f"worth.{alias}"].removesuffix("-final")
+        with torch.no_grad():
+            expected = found.result.load(name)(torch.from_numpy(inputs))
+        np.testing.assert_allclose(np.asarray(answer), expected.numpy(), rtol=0, atol=1e-4)
 
 
 def test_every_trial_is_a_run_with_its_parameters_and_curve(
@@ -531,7 +607,10 @@ def test_steps_and_reconstruction_are_searched(tmp_path: Path) -> None:
 def repeated(found: Found, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """The same search once more, in another folder, without MLflow."""
     out = tmp_path_factory.mktemp("repeated") / "out"
-    return Found(found.study, out, run.search(found.study, out=out, budget=BUDGET, **UNTRACKED))
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_programs(patch)
+        result = run.search(found.study, out=out, budget=BUDGET, **UNTRACKED)
+    return Found(found.study, out, result)
 
 
 def outcome(trial: FrozenTrial) -> tuple[object, ...]:
@@ -661,7 +740,7 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Found:
         out=folder / "out",
         objectives="accuracy,params,latency",
         latency_batch=3,
-        budget=6,
+        budget=5,
         **UNTRACKED,
     )
     return Found(study, folder / "out", result)
@@ -720,13 +799,15 @@ def test_latency_of_the_front_is_measured_at_the_end_in_every_search(
         assert model.latency_ms in [r.data.metrics.get("final_latency_ms") for r in runs]
 
 
-def test_a_search_over_other_objectives_is_another_search(timed: Found) -> None:
+@pytest.mark.usefixtures("quick_export")
+def test_a_search_over_other_objectives_is_another_search(timed: Found, tmp_path: Path) -> None:
+    out = shutil.copytree(timed.out, tmp_path / "out")
     for other in ({}, {"objectives": "accuracy,params,latency", "latency_batch": 2}):
         with pytest.raises(AutopruneError, match=r"holds another: its (objectives|latency)"):
-            run.search(timed.study, out=timed.out, budget=1, **other, **UNTRACKED)
+            run.search(timed.study, out=out, budget=1, **other, **UNTRACKED)
     swapped = ("latency", "score", "params")  # the same ones
     again = run.search(
-        timed.study, out=timed.out, objectives=swapped, latency_batch=3, budget=6, **UNTRACKED
+        timed.study, out=out, objectives=swapped, latency_batch=3, budget=5, **UNTRACKED
     )
     assert again.trials == timed.result.trials
 

@@ -52,7 +52,7 @@ def bench(
 
 
 def _print(run: Mapping[str, Any]) -> None:
-    from autoprune.terminal import print_table
+    from autoprune.tables import print_table
 
     counts = {timed["runs"] for timed in run["models"].values()}
     typer.echo(

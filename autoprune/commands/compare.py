@@ -36,7 +36,7 @@ def compare(
 
 
 def _print(both: Comparison) -> None:
-    from autoprune.terminal import print_table
+    from autoprune.tables import print_table
 
     names = [str(shown(Path(side.out))) for side in both.sides]
     plane = both.reference

@@ -30,7 +30,7 @@ def doctor(
         asked = {} if max_params is None else {"max_params": max_params, "reachable": reached}
         typer.echo(json.dumps(diagnosis.to_json() | asked, indent=1))
     else:
-        from autoprune.terminal import print_diagnosis
+        from autoprune.tables import print_diagnosis
 
         print_diagnosis(diagnosis)
         if max_params is not None:

@@ -106,6 +106,10 @@ def search(
             help="Cut trials from what earlier ones trained, or all from the dense model.",
         ),
     ] = True,
+    join: Annotated[
+        str | None,
+        typer.Option(help="Share the study of this NAME in --storage with other drivers."),
+    ] = None,
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL.  [default: a journal file in OUT]")
     ] = None,
@@ -114,6 +118,13 @@ def search(
         typer.Option(help="MLflow tracking URI; `none` for none.  [default: a database in OUT]"),
     ] = None,
     experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "autoprune",
+    register: Annotated[
+        str | None,
+        typer.Option(
+            help="Model in MLflow's registry that gets the front as versions, with the aliases "
+            "smallest, knee and best."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the front alone.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,7 +133,8 @@ def search(
     The same command again goes on where an earlier one stopped.
     """
     from autoprune.run import search as run_search
-    from autoprune.terminal import print_front, reporter_for
+    from autoprune.tables import print_front
+    from autoprune.terminal import reporter_for
 
     reporter = reporter_for(quiet=quiet or as_json)
     with _interruptible(out), reporter:
@@ -152,15 +164,19 @@ def search(
             early_stop=stop,
             inherit=inherit,
             storage=storage,
+            join=join,
             tracking_uri=tracking_uri,
             experiment=experiment,
+            register=register,
         )
     if as_json:
         typer.echo((result.out / "front.json").read_text(), nl=False)
         return
     print_front(result)
     typer.echo(
-        f"\nModels: {shown(result.out / 'front')}    Review: autoprune ui {shown(result.out)}"
+        f"\nModels: {shown(result.out / 'front')}\n"
+        f"Report: autoprune report {shown(result.out)} --open\n"
+        f"Review: autoprune ui {shown(result.out)}"
     )
 
 

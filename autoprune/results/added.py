@@ -21,6 +21,8 @@ from autoprune.results.sync import sync
 from autoprune.searching.candidate import DENSE
 
 BENCH, BASELINES = "bench", "baselines"
+OWN = ""
+"""The key of a search's own run."""
 SAME = ("runtime", "batch_size", "threads", "device", "cpu")
 """What two measurements share of which the later one takes the earlier one's place."""
 
@@ -75,7 +77,7 @@ def record(
     Parameters
     ----------
     metrics
-        By the name of a model on the front, or `DENSE`.
+        By the name of a model on the front, `DENSE`, or `OWN` for the search's own run.
     files
         Files in the folder, for the search's own run.
     """
@@ -84,7 +86,7 @@ def record(
     destination = load_destination(store.spool)
     with store.locked():
         spool = Spool(store.spool, destination)
-        keys = _keys(spool) | {DENSE: DENSE}
+        keys = {**_keys(spool), DENSE: DENSE, OWN: OWN}
         spool.write(
             AddedRecord(
                 metrics={keys[name]: found for name, found in metrics.items() if name in keys},

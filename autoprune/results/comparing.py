@@ -194,7 +194,7 @@ def _sizes(results: tuple[SearchResult, SearchResult]) -> list[int]:
 
 
 def _at_size(params: int, results: tuple[SearchResult, SearchResult]) -> AtSize:
-    found = [_best_within(result, params) for result in results]
+    found = [best_within(result, params) for result in results]
     return AtSize(
         params=params,
         scores=tuple(m and m.valid for m in found),  # type: ignore[arg-type]
@@ -202,7 +202,8 @@ def _at_size(params: int, results: tuple[SearchResult, SearchResult]) -> AtSize:
     )
 
 
-def _best_within(result: SearchResult, params: int) -> Model | None:
+def best_within(result: SearchResult, params: int) -> Model | None:
+    """Return the best model of a front that has at most so many parameters."""
     sign = 1.0 if result.higher_is_better else -1.0
     within = [m for m in result.front if m.params <= params]
     return max(within, key=lambda m: (sign * m.valid, -m.params), default=None)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from autoprune.results.sensitivities import loss_table
 from autoprune.searching.pareto import pareto
 from autoprune.searching.proxies import EPOCH0
 
+if TYPE_CHECKING:
+    from autoprune.results.importances import Importances
+
 BLUE, GREY, ORANGE = "#3b6fb6", "#c8ccd2", "#d9822b"
+MOST_BARS = 20
+"""Most parameters that are drawn of a search."""
 SIZES = "Viridis"
 """The scale of colours that stands for sizes."""
 
@@ -85,6 +91,16 @@ def _draw_front(axes: Any, front: Mapping[str, Any], cost: str) -> None:
         color=ORANGE,
         label="front, test",
     )
+    uniform = [m for m in front.get("baselines", []) if cost in m]
+    if uniform:
+        axes.plot(
+            [m[cost] for m in uniform],
+            [m["valid"] for m in uniform],
+            "D",
+            color=GREY,
+            markeredgecolor="black",
+            label="uniformly pruned",
+        )
     axes.axhline(dense["valid"], color="black", linestyle=":", linewidth=1)
     axes.plot(dense[cost], dense["valid"], "s", color="black", label="dense")
     axes.set_xscale("log")
@@ -114,16 +130,26 @@ def front_figure(front: Mapping[str, Any], trials: Sequence[tuple[int, float, st
     figure.add_scatter(
         x=[m["params"] for m in models],
         y=[m["valid"] for m in models],
-        text=[_label(m) for m in models],
+        text=[_label(m, front) for m in models],
         mode="lines+markers" if len(front["objectives"]) == 2 else "markers",
         name="front",
         line={"color": BLUE},
     )
+    uniform = front.get("baselines", [])
+    if uniform:
+        figure.add_scatter(
+            x=[m["params"] for m in uniform],
+            y=[m["valid"] for m in uniform],
+            text=[f"{m['name']}, {m['epochs']} epochs" for m in uniform],
+            mode="markers",
+            name="uniformly pruned",
+            marker={"color": GREY, "symbol": "diamond", "line": {"width": 1, "color": "black"}},
+        )
     dense = front["dense"]
     figure.add_scatter(
         x=[dense["params"]],
         y=[dense["valid"]],
-        text=[_label(dense)],
+        text=[_label(dense, front)],
         mode="markers",
         name="dense",
         marker={"color": "black", "symbol": "square"},
@@ -134,9 +160,16 @@ def front_figure(front: Mapping[str, Any], trials: Sequence[tuple[int, float, st
     return figure
 
 
-def _label(model: Mapping[str, Any]) -> str:
+def _label(model: Mapping[str, Any], front: Mapping[str, Any]) -> str:
+    """Return a model's name and its latencies: the search's, and those of `autoprune bench`."""
     latency = model.get("latency_ms")
-    return model["name"] if latency is None else f"{model['name']}, {latency:.3g} ms"
+    parts = [model["name"], *([] if latency is None else [f"{latency:.3g} ms"])]
+    for run in front.get("bench", []):
+        timed = run["models"].get(model["name"])
+        if timed is not None:
+            kind = f"{run['runtime']}, batch {run['batch_size']}, threads {run['threads']}"
+            parts.append(f"{1e3 * timed['seconds']:.3g} ms ({kind})")
+    return ", ".join(parts)
 
 
 def proxy_picture(front: Mapping[str, Any], points: Sequence[ProxyPoint], path: Path) -> None:
@@ -188,3 +221,76 @@ def _proxy_title(front: Mapping[str, Any]) -> str:
     found = front["proxies"].get(EPOCH0, {}).get("within_sizes")
     said = "too few trials of one size" if found is None else f"{found:.2f}"
     return f"{front['study']}: rank correlation within sizes {said}"
+
+
+def importances_picture(found: Importances, title: str, path: Path) -> None:
+    """Draw what mattered for the score within sizes, and for the size, parameter by parameter."""
+    from matplotlib.figure import Figure
+
+    sides = [("score, within sizes", found.score), ("size", found.size)]
+    shown = [(name, side) for name, side in sides if side]
+    most = max((len(side) for _, side in shown), default=1)
+    figure = Figure(figsize=(11, 1.5 + 0.28 * min(most, MOST_BARS)), layout="constrained")
+    for number, (name, side) in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), number + 1)
+        largest = sorted(side.items(), key=lambda item: -item[1])[:MOST_BARS]
+        places = range(len(largest))
+        axes.barh(places, [share for _, share in largest], color=BLUE)
+        axes.set_yticks(places, [parameter for parameter, _ in largest], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlabel("importance (PED-ANOVA)")
+        axes.set_title(f"for the {name}", fontsize=9)
+    figure.suptitle(f"{title}: what mattered, of {found.trials} trials", fontsize=10)
+    figure.savefig(path, dpi=90)
+
+
+def sensitivity_picture(found: Mapping[str, Any], path: Path) -> None:
+    """Draw what a ``sensitivity.json`` says as a heat map, in PNG: what cutting a group costs."""
+    from matplotlib.figure import Figure
+
+    table = loss_table(found)
+    rows, columns = table.groups, table.columns
+    size = (2.5 + 0.9 * len(columns) + 0.06 * max(map(len, rows)), 1.6 + 0.26 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    values = [[math.nan if v is None else v for v in row] for row in table.lost]
+    image = axes.imshow(values, cmap="OrRd", aspect="auto", vmin=0.0, vmax=table.most)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    for y, row in enumerate(table.lost):
+        for x, value in enumerate(row):
+            if value is not None:
+                dark = value > 0.6 * table.most
+                colour = "white" if dark else "black"
+                axes.text(x, y, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=7)
+    axes.set_xlabel("share of the group's channels that is left, all else dense")
+    axes.set_title(f"{found['study']}: {table.what}", fontsize=10)
+    figure.colorbar(image)
+    figure.savefig(path, dpi=110)
+
+
+def sensitivity_figure(found: Mapping[str, Any]) -> Any:
+    """Return the same as an interactive plotly figure."""
+    import plotly.graph_objects as go
+
+    table = loss_table(found)
+    figure = go.Figure(
+        go.Heatmap(
+            z=table.lost,
+            x=list(table.columns),
+            y=list(table.groups),
+            zmin=0.0,
+            zmax=table.most,
+            colorscale="OrRd",
+            texttemplate="%{z:.3f}",
+            hovertemplate="%{y}, %{x}: %{z:.4f}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_xaxes(title="share of the group's channels that is left, all else dense")
+    figure.update_layout(
+        title=f"{found['study']}: {table.what}",
+        template="simple_white",
+        height=180 + 22 * len(table.groups),
+    )
+    return figure

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.results.mlflow_view import VIEW_TAGS
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
@@ -42,8 +44,8 @@ class SearchApi:
 
     Attributes
     ----------
-    client, experiment
-        MLflow's client, and the experiment's id.
+    client, experiment, search
+        MLflow's client, and the ids of the experiment and of the search.
     runs
         The runs' ids by trial, the search's own under ''.
     old
@@ -62,7 +64,7 @@ class SearchApi:
     ) -> None:
         self.client = client_of(uri)
         self.step = on_step
-        self._search = search
+        self.search = search
         self._name = name
         self.experiment = self._experiment_id(experiment, artifacts)
         self.runs = self._known_runs()
@@ -82,7 +84,8 @@ class SearchApi:
         if found is not None:
             return str(found.experiment_id)
         location = artifacts.resolve().as_uri() if artifacts is not None else None
-        return str(self.client.create_experiment(name, artifact_location=location))
+        made = self.client.create_experiment(name, artifact_location=location, tags=VIEW_TAGS)
+        return str(made)
 
     def found(self, more: str = "") -> list[Run]:
         """Return the runs of this search, or those of them that `more` is true of."""
@@ -91,7 +94,7 @@ class SearchApi:
         while True:
             page = self.client.search_runs(
                 [self.experiment],
-                filter_string=f"tags.`{SEARCH_TAG}` = '{self._search}'{more}",
+                filter_string=f"tags.`{SEARCH_TAG}` = '{self.search}'{more}",
                 page_token=token,
             )
             self.step()
@@ -122,7 +125,7 @@ class SearchApi:
             self.experiment,
             start_time=milliseconds(started),
             run_name=name,
-            tags={SEARCH_TAG: self._search, **tags},
+            tags={SEARCH_TAG: self.search, **tags},
         )
         self.runs[key] = str(run.info.run_id)
         self.step()
@@ -137,10 +140,11 @@ class SearchApi:
         metrics: Mapping[str, float] | None = None,
         curves: Mapping[str, Sequence[float]] | None = None,
         tags: Mapping[str, str] | None = None,
+        step: int = 0,
     ) -> None:
         from mlflow.entities import Param, RunTag
 
-        points = points_of(curves or {}, metrics or {}, time=time)
+        points = points_of(curves or {}, metrics or {}, time=time, step=step)
         entries = [Param(key_of(n), str(v)[:VALUE_LIMIT]) for n, v in (params or {}).items()]
         labels = [RunTag(key_of(n), str(v)[:VALUE_LIMIT]) for n, v in (tags or {}).items()]
         if run in self.old:
@@ -198,8 +202,9 @@ def points_of(
     *,
     time: float,
     model: str | None = None,
+    step: int = 0,
 ) -> list[Metric]:
-    """Return points of metrics; those that have a curve come after its last step."""
+    """Return points of metrics, at `step`; those that have a curve come after its last step."""
     from mlflow.entities import Metric
 
     now = milliseconds(time)
@@ -210,7 +215,7 @@ def points_of(
     ]
     last = {name: len(values) for name, values in curves.items()}
     return points + [
-        Metric(key_of(name), float(value), now, last.get(name, 0), model_id=model)
+        Metric(key_of(name), float(value), now, last.get(name, step), model_id=model)
         for name, value in metrics.items()
     ]
 

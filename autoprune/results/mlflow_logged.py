@@ -35,14 +35,17 @@ class FrontModels:
         self._api = api
         self._root = root
 
-    def log(self, run: str, entry: ModelEntry, *, time: float) -> None:
-        """Log a model in a format that loads without pickle and without autoprune."""
+    def log(self, run: str, entry: ModelEntry, *, time: float) -> LoggedModel | None:
+        """Log a model in a format that loads without pickle and without autoprune.
+
+        Returns it; None if MLflow can serve none of its formats, and keeps them as files.
+        """
         files = self._files(entry)
         if files is None or files.flavour is None:
             self._api.client.log_artifacts(run, str(self._root / entry.folder), MODEL)
             self._api.step()
-            return
-        logged = self._ready(run)
+            return None
+        logged = self._ready(run, files.digest)
         if logged is None:
             logged = self._create(run, files, entry, time=time)
         outputs = self._api.client.get_run(run).outputs
@@ -51,6 +54,7 @@ class FrontModels:
 
             self._api.client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=0)])
         self._api.step()
+        return logged
 
     def _files(self, entry: ModelEntry) -> ModelFiles | None:
         if entry.signature is None:
@@ -67,17 +71,18 @@ class FrontModels:
             example={name: arrays[name] for name, _, _ in described.inputs},
         )
 
-    def _ready(self, run: str) -> LoggedModel | None:
-        """Return the model that a run has already; delete what was only half written."""
+    def _ready(self, run: str, digest: str) -> LoggedModel | None:
+        """Return the model of these weights that a run has; delete what was only half written."""
         page = self._api.client.search_logged_models(
             [self._api.experiment], filter_string=f"source_run_id = '{run}'"
         )
         self._api.step()
         ready = None
         for model in page:
-            if ready is None and model.name == MODEL and model.status == "READY":
+            finished = model.name == MODEL and model.status == "READY"
+            if finished and model.tags.get(MODEL_TAG) == digest and ready is None:
                 ready = model
-            elif model.tags.get(MODEL_TAG) == "true":
+            elif not finished and MODEL_TAG in model.tags:
                 self._api.client.delete_logged_model(model.model_id)
         return ready
 
@@ -85,7 +90,7 @@ class FrontModels:
         self, run: str, files: ModelFiles, entry: ModelEntry, *, time: float
     ) -> LoggedModel:
         made = self._api.client.create_logged_model(
-            self._api.experiment, name=MODEL, source_run_id=run, tags={MODEL_TAG: "true"}
+            self._api.experiment, name=MODEL, source_run_id=run, tags={MODEL_TAG: files.digest}
         )
         self._api.step()
         with TemporaryDirectory() as folder:

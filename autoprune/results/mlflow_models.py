@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.pruning.files import file_digest
 from autoprune.results.export import ONNX, PROGRAM
+from autoprune.results.exported import WEIGHTS
 from autoprune.results.signature import Described, mlflow_signature
 
 DATA = "data"
@@ -41,6 +43,11 @@ class ModelFiles:
         if self.described.plain and (self.folder / PROGRAM).exists():
             return "pytorch"
         return "onnx" if (self.folder / ONNX).exists() else None
+
+    @property
+    def digest(self) -> str:
+        """Tell this export from any other."""
+        return file_digest(self.folder / WEIGHTS)
 
     def write(self, to: Path, *, model_id: str, run: str, location: str) -> None:
         """Write the model to the folder `to`, in MLflow's format.

@@ -10,7 +10,10 @@ from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.files import write_json
 from autoprune.results.mlflow_api import TRIAL_TAG, SearchApi, milliseconds
 from autoprune.results.mlflow_logged import FrontModels
+from autoprune.results.mlflow_registry import Registered, Registry
+from autoprune.results.notes import RUN_LINK
 from autoprune.results.records import (
+    KIND,
     AddedRecord,
     FinishRecord,
     FrontRecord,
@@ -18,8 +21,11 @@ from autoprune.results.records import (
     StartRecord,
     TrialRecord,
 )
+from autoprune.searching.candidate import DENSE
 
-RUN_STATUS = {"complete": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+RUN_STATUS = {"complete": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+"""A trial that was stopped early has ended as it should: its tag `state` says so."""
+NOTE = "mlflow.note.content"
 
 
 class MlflowRuns:
@@ -77,7 +83,8 @@ class MlflowRuns:
         run = self._api.parent(record.time)
         if not over and run in self._api.old:
             self._api.client.update_run(run, status="RUNNING")
-        self._api.log(run, time=record.time, params=record.params, tags=record.tags)
+        tags = {**record.tags, KIND: "search", **_source()}
+        self._api.log(run, time=record.time, params=record.params, tags=tags)
 
     def _trial(self, record: TrialRecord) -> None:
         run = self._api.runs.get(record.key)
@@ -91,8 +98,15 @@ class MlflowRuns:
             params=record.params,
             metrics=record.metrics,
             curves=record.curves,
-            tags={**record.tags, "state": record.state, "mlflow.runName": record.run_name},
+            tags={
+                **record.tags,
+                **_source(),
+                NOTE: record.note,
+                "state": record.state,
+                "mlflow.runName": record.run_name,
+            },
         )
+        self._search_metrics(record)
         with tempfile.TemporaryDirectory() as folder:
             if record.plan is not None:
                 write_json(Path(folder) / "plan.json", record.plan)
@@ -107,8 +121,19 @@ class MlflowRuns:
         self._api.old.add(run)
         self._api.step()
 
+    def _search_metrics(self, record: TrialRecord) -> None:
+        """Let the search's own run have its curves' next points."""
+        if record.search_metrics:
+            self._api.log(
+                self._api.parent(record.started),
+                time=record.ended,
+                metrics=record.search_metrics,
+                step=record.step,
+            )
+
     def _front(self, record: FrontRecord) -> list[str]:
-        problems = [f"no run for {m.key}" for m in record.models if m.key not in self._api.runs]
+        named = [*(m.key for m in record.models), *([DENSE] if record.overview.dense else [])]
+        problems = [f"no run for {key}" for key in named if key not in self._api.runs]
         models = [m for m in record.models if m.key in self._api.runs]
         runs = {self._api.runs[model.key] for model in models}
         for run_before in self._api.found(" and tags.front = 'true'"):
@@ -124,19 +149,54 @@ class MlflowRuns:
             if file not in gone:
                 self._api.client.log_artifact(self._api.parent(record.time), str(self._root / file))
                 self._api.step()
+        registered: list[Registered] = []
         for model in models:
             if not (self._root / model.folder).is_dir():
                 gone.append(model.folder)
                 continue
             try:
-                self._models.log(self._api.runs[model.key], model, time=record.time)
+                run = self._api.runs[model.key]
+                logged = self._models.log(run, model, time=record.time)
             except Exception as error:  # the other models must not suffer for it
                 if not self._api.is_alive():
                     raise
                 problems.append(f"the model of {model.key}: {first_line(error)}")
+                continue
+            if logged is not None:
+                registered.append(
+                    Registered(
+                        key=model.key,
+                        run=run,
+                        model_id=logged.model_id,
+                        location=logged.artifact_location,
+                        about=model.about,
+                    )
+                )
+            elif record.overview.register is not None:
+                gone.append(f"{model.folder} as a registered model")
+        self._overview(record, registered)
         if problems:
             raise AutopruneError("; ".join(problems))
         return [f"MLflow cannot be given {name}: it is not there any more." for name in gone]
+
+    def _overview(self, record: FrontRecord, models: list[Registered]) -> None:
+        """Say on the search's own run what is worth a look, and register it."""
+        overview = record.overview
+        parent = self._api.parent(record.time)
+        note = overview.note
+        for key, run in self._api.runs.items():
+            page = f"(#/experiments/{self._api.experiment}/runs/{run})"
+            note = note.replace(f"({RUN_LINK}{key})", page)
+        self._api.log(
+            parent,
+            time=record.time,
+            tags={NOTE: note, **{f"worth.{a}": key for a, key in overview.aliases.items()}},
+        )
+        if overview.dense and DENSE in self._api.runs:
+            self._api.log(self._api.runs[DENSE], time=record.time, metrics=overview.dense)
+        if overview.register is not None:
+            registry = Registry(self._api, overview.register, search=self._api.search)
+            registry.register(models, overview.aliases)
 
     def _added(self, record: AddedRecord) -> list[str]:
         for key, metrics in record.metrics.items():
@@ -158,3 +218,8 @@ class MlflowRuns:
         self._api.log(run, time=record.time, metrics=record.metrics)
         self._api.client.set_terminated(run, record.status, end_time=milliseconds(record.time))
         self._api.step()
+
+
+def _source() -> dict[str, str]:
+    """Return what MLflow shows as the origin of a run."""
+    return {"mlflow.source.name": "autoprune", "mlflow.source.type": "LOCAL"}

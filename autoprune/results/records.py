@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from autoprune.redaction import redacted
 
+KIND = "kind"
+"""The tag that tells a search's runs apart: search, dense, trial, final."""
 State = Literal["complete", "stopped", "failed"]
 RunStatus = Literal["FINISHED", "KILLED", "FAILED"]
 
@@ -39,6 +41,12 @@ class TrialRecord:
     plan: Mapping[str, Any] | None = None
     sparsity: Mapping[str, float] = field(default_factory=dict)
     """Share of each group's channels that went, for the picture."""
+    note: str = ""
+    """How it came to be, in Markdown."""
+    search_metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the search has come to with it, for the search's own run."""
+    step: int = 0
+    """Where `search_metrics` are on their curve."""
     started: float = 0.0
     """Seconds since the epoch."""
     ended: float = 0.0
@@ -55,6 +63,8 @@ class FrontModel:
     module: Callable[[], Any]
     """Builds the torch module."""
     example: Any
+    about: str = ""
+    """What there is to say of it in a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +77,22 @@ class ModelEntry:
     metrics: Mapping[str, float]
     signature: Mapping[str, Any] | None = None
     """What it takes and returns, see `signature.Described`; None if MLflow has no words for it."""
+    about: str = ""
+    """What there is to say of it in a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """What the search's own run says of the front."""
+
+    note: str = ""
+    """Markdown; a link to ``run:NAME`` leads to that trial's run."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """The trials of the models worth a look, by what they are: smallest, knee, best."""
+    dense: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the dense model, which are known at the end only."""
+    register: str | None = None
+    """The registered model that the front's are to be versions of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +103,7 @@ class FrontRecord:
     files: Sequence[str]
     """Files for the search's own run, in the output folder."""
     time: float
+    overview: Overview = field(default_factory=Overview)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +152,7 @@ def from_json(kind: str, value: Mapping[str, Any]) -> Record:
     content = dict(value)
     if kind == "front":
         content["models"] = [ModelEntry(**entry) for entry in content["models"]]
+        content["overview"] = Overview(**content.get("overview", {}))
     return KINDS[kind](**content)
 
 

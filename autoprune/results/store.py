@@ -38,6 +38,8 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).resolve()
         self.identity_file = self.root / "search.json"
+        self.sensitivity_file = self.root / "sensitivity.json"
+        self.cache = self.root / "cache"
         self.origin_file = self.root / "origin.json"
         self.journal = self.root / "study.journal"
         self.front = self.root / "front"
@@ -69,7 +71,9 @@ class Store:
         if self.root.exists() and not self.root.is_dir():
             raise AutopruneError(f"`--out` must be a folder, but {self.root} is a file.")
         if not self.identity_file.exists():
-            if self.root.is_dir() and any(p.name != ".lock" for p in self.root.iterdir()):
+            if self.root.is_dir() and any(
+                p.name not in (".lock", self.cache.name) for p in self.root.iterdir()
+            ):
                 raise AutopruneError(
                     f"`--out` must be empty or hold this study's search, but {self.root} holds "
                     f"other files. Use another folder."
@@ -105,7 +109,13 @@ class Store:
             write_json(self.identity_file, new)
         elif not self.identity_file.exists():
             write_json(self.identity_file, new)
-        return self._known()
+        known = self._known()
+        if not isinstance(known.get("id"), str):
+            raise AutopruneError(
+                f"{self.identity_file} must have the search's id, but has none: it was altered. "
+                f"{RESTORE}"
+            )
+        return known
 
     def _known(self) -> dict[str, Any]:
         known = read_json(self.identity_file)
@@ -241,6 +251,11 @@ class Store:
         self.weights(name).unlink(missing_ok=True)  # last: while they are there, it is not done
 
     # --- the dense model --------------------------------------------------------------------
+
+    @property
+    def dense_prepared(self) -> float:
+        """When the dense model was scored, in seconds since the epoch."""
+        return self.dense_file.stat().st_mtime
 
     def save_grouping(self, grouping: Grouping) -> None:
         write_json(self.groups_file, to_json(grouping))

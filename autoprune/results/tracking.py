@@ -23,6 +23,7 @@ from autoprune.results.records import (
     FrontModel,
     FrontRecord,
     ModelEntry,
+    Overview,
     RunStatus,
     StartRecord,
     TrialRecord,
@@ -42,6 +43,10 @@ class Tracker(Protocol):
         """Open the search's parent run."""
         ...
 
+    def dense(self, record: TrialRecord) -> None:
+        """Record the dense model."""
+        ...
+
     def trial(self, record: TrialRecord) -> None:
         """Keep the record of a trial that is about to end, until `ended` or `settle`."""
         ...
@@ -57,7 +62,9 @@ class Tracker(Protocol):
         """
         ...
 
-    def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
+    def front(
+        self, models: Sequence[FrontModel], files: Sequence[Path], overview: Overview
+    ) -> None:
         """Mark the front, log its models, and attach files to the parent run."""
         ...
 
@@ -71,13 +78,17 @@ class NullTracker:
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None: ...
 
+    def dense(self, record: TrialRecord) -> None: ...
+
     def trial(self, record: TrialRecord) -> None: ...
 
     def ended(self, key: str) -> None: ...
 
     def settle(self, ended: Collection[tuple[str, str]]) -> None: ...
 
-    def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None: ...
+    def front(
+        self, models: Sequence[FrontModel], files: Sequence[Path], overview: Overview
+    ) -> None: ...
 
     def finish(self, metrics: Mapping[str, float], *, status: RunStatus) -> list[str]:
         return []
@@ -114,6 +125,10 @@ class MlflowTracker:
         self._spool.write(StartRecord(params=params, tags=tags, time=time.time()))
         self._delivery.wake()
 
+    def dense(self, record: TrialRecord) -> None:
+        self._spool.write(record)
+        self._delivery.wake()
+
     def trial(self, record: TrialRecord) -> None:
         self._held[record.key] = self._spool.hold(record)
 
@@ -125,10 +140,14 @@ class MlflowTracker:
         self._spool.settle(ended)
         self._delivery.wake()
 
-    def front(self, models: Sequence[FrontModel], files: Sequence[Path]) -> None:
+    def front(
+        self, models: Sequence[FrontModel], files: Sequence[Path], overview: Overview
+    ) -> None:
         entries = [self._entry(model) for model in models]
         names = [self._inside(file) for file in files]
-        self._spool.write(FrontRecord(models=entries, files=names, time=time.time()))
+        self._spool.write(
+            FrontRecord(models=entries, files=names, overview=overview, time=time.time())
+        )
         self._delivery.wake()
 
     def finish(self, metrics: Mapping[str, float], *, status: RunStatus) -> list[str]:
@@ -146,7 +165,13 @@ class MlflowTracker:
         except Exception as error:
             self._problems.append(f"{folder} has no signature for MLflow: {first_line(error)}")
             signature = None
-        return ModelEntry(key=model.key, folder=folder, metrics=model.metrics, signature=signature)
+        return ModelEntry(
+            key=model.key,
+            folder=folder,
+            metrics=model.metrics,
+            signature=signature,
+            about=model.about,
+        )
 
     def _signature(self, model: FrontModel) -> dict[str, Any] | None:
         from safetensors.numpy import save

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 from autoprune.errors import AutopruneError
+from autoprune.results.mlflow_view import VIEW_TAG, view_path
 from autoprune.results.store import Store
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""A UI to look at runs needs none of the processes that MLflow starts for jobs."""
 
 
 def serve(store: Store, *, host: str, port: int) -> None:
@@ -39,8 +45,8 @@ def serve(store: Store, *, host: str, port: int) -> None:
         "--default-artifact-root", store.mlflow_artifacts.as_uri(),
         "--host", host, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
-    print(f"MLflow on http://{host}:{port} (Ctrl-C ends it)", flush=True)
-    process = subprocess.Popen(command, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"})
+    print(f"MLflow on http://{host}:{port}{_page(store)} (Ctrl-C ends it)", flush=True)
+    process = subprocess.Popen(command, env=os.environ | QUIET)
     try:
         code = process.wait()
     except KeyboardInterrupt:
@@ -49,3 +55,11 @@ def serve(store: Store, *, host: str, port: int) -> None:
         return
     if code != 0:
         raise AutopruneError(f"The MLflow UI ended with exit code {code}.")
+
+
+def _page(store: Store) -> str:
+    """Return the page of the search's experiment; nothing if it was made without a view of ours."""
+    with closing(sqlite3.connect(f"file:{store.mlflow_database}?mode=ro", uri=True)) as database:
+        query = "SELECT experiment_id FROM experiment_tags WHERE key = ?"
+        found = database.execute(query, [VIEW_TAG]).fetchone()
+    return "" if found is None else view_path(str(found[0]))

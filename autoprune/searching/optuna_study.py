@@ -5,15 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from autoprune.errors import AutopruneError, first_line, is_full
-from autoprune.searching.attributes import EPOCHS, RESUMED
+from autoprune.searching.attributes import EPOCHS, RESUMED, SURPLUS
 
 
 @contextmanager
@@ -28,21 +26,19 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def open_study(
-    name: str, *, storage: str | BaseStorage, objectives: Sequence[tuple[str, bool]]
+    name: str, *, storage: BaseStorage, objectives: Sequence[tuple[str, bool]]
 ) -> optuna.Study:
     """Open a study, or create it.
 
     Parameters
     ----------
-    storage
-        An Optuna storage or its URL.
     objectives
         Name of each, and whether more of it is better.
 
     Raises
     ------
     AutopruneError
-        If the storage cannot be opened.
+        If the storage does not let us.
     """
     directions = [
         StudyDirection.MAXIMIZE if higher else StudyDirection.MINIMIZE for _, higher in objectives
@@ -52,7 +48,7 @@ def open_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
     except Exception as error:
-        if is_full(error):
+        if is_full(error) or isinstance(error, AutopruneError):
             raise
         raise AutopruneError(
             f"The Optuna storage must be open to us, but opening it raised {first_line(error)}. "
@@ -65,21 +61,6 @@ def open_study(
     return study
 
 
-def open_journal(path: Path) -> BaseStorage:
-    """Open a journal file; mend it first if a crash tore its last line or left its lock.
-
-    The caller holds the folder's lock, so that nobody else is writing.
-    """
-    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-    if path.exists():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with path.open("r+b") as file:
-                file.truncate(whole)
-    return JournalStorage(JournalFileBackend(str(path)))
-
-
 def trained_epochs(study: optuna.Study) -> int:
     """Return how many epochs all trials have trained, whatever became of them.
 
@@ -90,6 +71,7 @@ def trained_epochs(study: optuna.Study) -> int:
 
 
 def ended_counts(study: optuna.Study) -> dict[str, int]:
-    states = [t.state.name for t in study.get_trials(deepcopy=False)]
+    trials = study.get_trials(deepcopy=False)
+    states = [trial.state.name for trial in trials if SURPLUS not in trial.user_attrs]
     names = {"COMPLETE": "complete", "PRUNED": "stopped", "FAIL": "failed"}
     return {word: states.count(state) for state, word in names.items()}

@@ -117,7 +117,7 @@ def measure_together(
             raise AutopruneError(f"`{name}` of a latency must be at least 1, but is {value}.")
     inputs = at_batch(example, batch_size)
     with ExitStack() as stack:
-        stack.enter_context(_threads(threads))
+        stack.enter_context(compute_threads(threads))
         calls: dict[str, Call] = {}
         devices: dict[str, torch.device] = {}
         try:
@@ -193,7 +193,8 @@ def _onnx_call(path: Path, inputs: Any, threads: int) -> Call:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def compute_threads(count: int) -> Iterator[None]:
+    """Give this process so many compute threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

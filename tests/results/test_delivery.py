@@ -20,11 +20,19 @@ from autoprune.errors import AutopruneError
 from autoprune.pruning.files import write_json
 from autoprune.results import delivery
 from autoprune.results.delivery import Delivery
-from autoprune.results.records import FinishRecord, FrontModel, Record, StartRecord, TrialRecord
+from autoprune.results.records import (
+    FinishRecord,
+    FrontModel,
+    Overview,
+    Record,
+    StartRecord,
+    TrialRecord,
+)
 from autoprune.results.spool import Destination, Spool, save_destination
 from autoprune.results.store import Store
 from autoprune.results.sync import sync
 from autoprune.results.tracking import MlflowTracker
+from autoprune.settings import Settings
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -242,6 +250,7 @@ class Recorder:
             folder = store.front / trial
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "model.pt2").write_bytes(self.program.read_bytes())
+            (folder / "model.safetensors").write_bytes(trial.encode())
         store.front_file.write_text("{}")
         return store
 
@@ -252,6 +261,7 @@ class Recorder:
             store, uri=self.database, experiment=name, search=SEARCH, name="tiny"
         )
         tracker.start({"study": "tiny"}, {"seed": "0"})
+        tracker.dense(ended("dense", plan=None, curves={}, search_metrics={}))
         for key in ("t000", "t001"):
             tracker.trial(ended(key))
             tracker.ended(key)
@@ -263,9 +273,16 @@ class Recorder:
                 metrics={"test": 0.75},
                 module=lambda: net,
                 example=torch.zeros(2, 4),
+                about="12 parameters",
             )
         ]
-        tracker.front(models, [store.front_file])
+        overview = Overview(
+            note="[t000](run:t000) and [dense](run:dense)",
+            aliases={"knee": "t000", "best": "t000"},
+            dense={"test": 0.8},
+            register=name,
+        )
+        tracker.front(models, [store.front_file], overview)
         return tracker.finish({"front_size": 1}, status="FINISHED")
 
 
@@ -279,6 +296,9 @@ def ended(key: str, **changes: Any) -> TrialRecord:
         curves={"valid": [0.1, 0.5], "loss": [2.0, float("nan")]},
         tags={"seed": "0"},
         plan={"widths": {"a": 3}},
+        note="how it was made",
+        search_metrics={"hypervolume_by_trial": 0.25},
+        step=int(key[-1]) if key[-1].isdigit() else 0,
         started=1000.0,
         ended=1010.5,
     )
@@ -290,8 +310,12 @@ def recorder(tmp_path: Path, database: str, program: Path) -> Recorder:
     return Recorder(tmp_path, database, program)
 
 
-def contents(database: str, experiment: str) -> dict[str, Any]:
-    """Return all that MLflow holds of an experiment, but for ids and times."""
+def contents(database: str, experiment: str, registered: str = "") -> dict[str, Any]:
+    """Return all that MLflow holds of an experiment, but for ids and times.
+
+    `registered` is its model in the registry, which has the experiment's name by default.
+    """
+    registered = registered or experiment
     client = MlflowClient(tracking_uri=database)
     number = client.get_experiment_by_name(experiment).experiment_id
     found: dict[str, Any] = {}
@@ -301,6 +325,8 @@ def contents(database: str, experiment: str) -> dict[str, Any]:
     for run in runs:
         own = run.info.run_id
         tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
+        for key, address in ((keys[r], f"#/experiments/{number}/runs/{r}") for r in keys):
+            tags = {k: v.replace(f"({address})", f"(run:{key})") for k, v in tags.items()}
         parent = run.data.tags.get("mlflow.parentRunId")
         found[keys[own]] = {
             "status": run.info.status,
@@ -317,6 +343,18 @@ def contents(database: str, experiment: str) -> dict[str, Any]:
             "outputs": len(run.outputs.model_outputs) if run.outputs else 0,
         }
     models = client.search_logged_models([number])
+    places = {m.artifact_location for m in models}
+    found["versions"] = sorted(
+        (
+            keys[v.run_id],
+            v.description,
+            sorted(v.tags.items()),
+            sorted(client.get_model_version(registered, v.version).aliases),
+            v.source in places,
+        )
+        for v in client.search_model_versions(f"name = '{registered}'")
+        if v.run_id in keys
+    )
     found["models"] = sorted(
         (keys[m.source_run_id], m.name, str(m.status), sorted((x.key, x.value) for x in m.metrics))
         for m in models
@@ -333,12 +371,20 @@ def run_calls(recorder: Recorder, fault: Fault) -> tuple[dict[str, Any], int]:
 def test_all_of_a_search_is_recorded(recorder: Recorder) -> None:
     assert recorder.record("all") == []
     found = contents(recorder.database, "all")
-    assert set(found) == {"", "t000", "t001", "models"}
+    assert set(found) == {"", "dense", "t000", "t001", "models", "versions"}
     parent, first, second = found[""], found["t000"], found["t001"]
     assert parent["status"] == first["status"] == second["status"] == "FINISHED"
     assert (first["start"], first["end"], first["parent"]) == (1_000_000, 1_010_500, "")
     assert parent["params"] == {"study": "tiny"}
-    assert parent["points"] == {"front_size": [[0, "1.0"]]}
+    assert parent["points"] == {
+        "front_size": [[0, "1.0"]],
+        "hypervolume_by_trial": [[0, "0.25"], [1, "0.25"]],
+    }
+    assert parent["tags"]["mlflow.note.content"] == "[t000](run:t000) and [dense](run:dense)"
+    assert parent["tags"]["worth.knee"] == "t000"
+    assert found["dense"]["parent"] == ""
+    assert found["dense"]["points"]["test"] == [[0, "0.8"]]
+    assert first["tags"]["mlflow.note.content"] == "how it was made"
     assert parent["files"] == ["front.json"]
     assert first["points"]["valid"] == [[0, "0.1"], [1, "0.5"], [2, "0.9"]]
     assert first["points"]["loss"] == [[0, "2.0"], [1, "nan"]]
@@ -346,18 +392,19 @@ def test_all_of_a_search_is_recorded(recorder: Recorder) -> None:
     assert (first["tags"]["front"], second["tags"]["front"]) == ("true", "false")
     assert (first["outputs"], second["outputs"]) == (1, 0)
     assert found["models"] == [["t000", "model", "READY", [["test", 0.75]]]]
+    tags = [["autoprune.search", SEARCH], ["front", "true"], ["trial", "t000"]]
+    assert found["versions"] == [["t000", "12 parameters", tags, ["best", "knee"], True]]
 
 
 def test_a_fault_at_any_call_loses_and_doubles_nothing(recorder: Recorder, fault: Fault) -> None:
     expected, calls = run_calls(recorder, fault)
     assert calls >= 25
     for at in range(calls):
-        for done in (True, False) if at % 3 == 0 else (True,):
-            name = f"fault-{at}-{done}"
-            fault.at, fault.done, fault.calls = at, done, 0
-            assert recorder.record(name) == [], name
-            assert fault.calls > calls
-            assert contents(recorder.database, name) == expected, name
+        fault.at, fault.done, fault.calls = at, at % 2 == 0, 0
+        name = f"fault-{at}"
+        assert recorder.record(name) == [], name
+        assert fault.calls > at
+        assert contents(recorder.database, name) == expected, name
 
 
 def test_delivering_everything_again_changes_nothing(recorder: Recorder) -> None:
@@ -367,13 +414,14 @@ def test_delivering_everything_again_changes_nothing(recorder: Recorder) -> None
     for file in store.spool.glob("delivered-*"):
         file.unlink()
     done = sync(store, uri=None, experiment=None)
-    assert (done.delivered, done.left, done.total) == (5, 0, 5)
+    assert (done.delivered, done.left, done.total) == (6, 0, 6)
     assert done.problems == ()
     assert contents(recorder.database, "again") == before
 
 
 def test_another_server_can_be_given_everything(recorder: Recorder) -> None:
     recorder.record("one")
+    expected = contents(recorder.database, "one")
     told: list[tuple[int, int]] = []
     done = sync(
         recorder.store("one"),
@@ -381,9 +429,9 @@ def test_another_server_can_be_given_everything(recorder: Recorder) -> None:
         experiment="other",
         tell=lambda done, total: told.append((done, total)),
     )
-    assert (done.delivered, done.left) == (5, 0)
-    assert told[-1] == (5, 5)
-    assert contents(recorder.database, "other") == contents(recorder.database, "one")
+    assert (done.delivered, done.left) == (6, 0)
+    assert told[-1] == (6, 6)
+    assert contents(recorder.database, "other", registered="one") == expected
     assert sync(recorder.store("one"), uri=None, experiment="other").delivered == 0
 
 
@@ -475,3 +523,48 @@ def test_an_address_that_leads_nowhere_is_refused(recorder: Recorder, uri: str) 
     recorder.store("nowhere").spool.mkdir()
     with pytest.raises(AutopruneError, match=r"tracking URI.*--tracking-uri"):
         sync(recorder.store("nowhere"), uri=uri, experiment=None)
+
+
+# --- the front's models, once more ---------------------------------------------------------------
+
+
+def test_another_front_moves_the_aliases_and_says_who_has_left(recorder: Recorder) -> None:
+    recorder.record("moved")
+    store = recorder.store("moved")
+    (store.front / "t000" / "model.safetensors").write_bytes(b"trained longer")
+    tracker = MlflowTracker(
+        store, uri=recorder.database, experiment="moved", search=SEARCH, name="tiny"
+    )
+    models = [
+        FrontModel(
+            key=key,
+            folder=store.front / key,
+            metrics={"test": 0.5},
+            module=lambda: nn.Linear(4, 2),
+            example=torch.zeros(2, 4),
+            about=f"{key}, anew",
+        )
+        for key in ("t000", "t001")
+    ]
+    overview = Overview(aliases={"knee": "t001", "best": "t000"}, register="moved")
+    tracker.front(models, [], overview)
+    assert tracker.finish({}, status="FINISHED") == []
+    versions = contents(recorder.database, "moved")["versions"]
+    assert [
+        (key, about, dict(tags)["front"], names) for key, about, tags, names, _ in versions
+    ] == [
+        ("t000", "12 parameters", "false", []),  # the weights are others
+        ("t000", "t000, anew", "true", ["best"]),
+        ("t001", "t001, anew", "true", ["knee"]),
+    ]
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "a:b", "a@b"])
+def test_a_registered_model_needs_a_name_that_an_address_can_hold(name: str) -> None:
+    with pytest.raises(AutopruneError, match="registered model"):
+        Settings(register=name)
+
+
+def test_nothing_is_registered_without_mlflow() -> None:
+    with pytest.raises(AutopruneError, match="tracking_uri"):
+        Settings(register="digits", tracking_uri="none")

@@ -16,12 +16,14 @@ from autoprune.redaction import redacted
 from autoprune.results.choosing import WorthALook, worth_a_look
 from autoprune.results.growth import growth, plane_of
 from autoprune.results.importances import importances
-from autoprune.results.report.models import front_models
+from autoprune.results.report.harm import harm
+from autoprune.results.report.models import baselines, front_models, latencies
+from autoprune.results.report.setup import settings, versions
 from autoprune.results.report.trials import TrialFacts, is_uniform, read_trials
 from autoprune.results.report.words import advice, recipe
 from autoprune.results.result import Model, SearchResult, open_result
 from autoprune.results.store import FORMAT, Store
-from autoprune.searching.candidate import FINAL
+from autoprune.searching.candidate import DENSE, FINAL
 
 if TYPE_CHECKING:
     import optuna
@@ -88,8 +90,10 @@ def read_facts(out: Path, *, shown_as: Path | None = None) -> Facts:
         "groups": _groups(grouping, dense),
         "trials": [_row(trial, grouping) for trial in trials],
         "front": front_models(result, front, store, shown_as or out, trials),
+        "baselines": baselines(front),
         "point": None if chosen is None else chosen.point,
         "cards": [] if chosen is None or result is None else advice(result, chosen),
+        "harm": harm(store.root),
         "growth": _growth(trials, dense, higher=higher),
         "importances": _importances(studies, higher=higher),
         "proxies": front.get("proxies", {}),
@@ -98,8 +102,8 @@ def read_facts(out: Path, *, shown_as: Path | None = None) -> Facts:
             {"name": m["name"], "problems": m.get("problems", [])}
             for m in front.get("rejected", ())
         ],
-        "versions": _versions(front, store),
-        "settings": _settings(identity, store),
+        "versions": versions(front, store),
+        "settings": settings(identity, store),
     }
     return Facts(
         study=about["study"], result=result, chosen=chosen, why_none=why_none, page=_plain(page)
@@ -149,8 +153,8 @@ def _why_no_front(trials: Sequence[TrialFacts]) -> str:
             f"{last}"
         )
     return (
-        "Its trials are on record, but it was ended before its front was exported. "
-        "The same `autoprune search` command goes on where it stopped."
+        "Its trials are on record, but no front was exported: it is running still, or was ended "
+        "before. The same `autoprune search` command goes on where it stopped."
     )
 
 
@@ -187,7 +191,7 @@ def _dense(front: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, Any]
     kept = ("params", "macs", "size_bytes", "memory_bytes", "valid", "test", "latency_ms")
     known = front.get("dense", {})
     found = {name: known.get(name, dense.get(name)) for name in kept}
-    return found | {"latencies": known.get("latencies", [])}
+    return found | {"latencies": latencies(front, DENSE, known)}
 
 
 def _groups(grouping: Grouping | None, dense: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -274,31 +278,6 @@ def _blocked(front: Mapping[str, Any], grouping: Grouping | None) -> list[dict[s
     if "blocked" in front:
         return list(front["blocked"])
     return [] if grouping is None else [asdict(b) for b in grouping.blocked]
-
-
-def _versions(front: Mapping[str, Any], store: Store) -> dict[str, str]:
-    tags = _start_tags(store)
-    told = {n.removeprefix("version."): v for n, v in tags.items() if n.startswith("version.")}
-    commit = {"git commit": tags["git_commit"]} if "git_commit" in tags else {}
-    return {**front.get("versions", told), **commit}
-
-
-def _settings(identity: Mapping[str, Any], store: Store) -> dict[str, Any]:
-    """Return the settings of the search and of its study, as people know them."""
-    tags = _start_tags(store)
-    found = {
-        n.removeprefix("setting."): v
-        for n, v in tags.items()
-        if n.startswith("setting.") and v != "None"
-    }
-    study = identity.get("study_settings") or {}
-    return {"search": found, "study": study, "data": identity.get("data") or {}}
-
-
-def _start_tags(store: Store) -> dict[str, str]:
-    """Return what MLflow is told at the start of the latest sitting, if it is told anything."""
-    starts = sorted(store.spool.glob("[0-9]*-start.json"))
-    return dict(read_json(starts[-1]).get("tags", {})) if starts else {}
 
 
 def _plain(value: Any) -> Any:

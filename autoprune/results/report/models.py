@@ -16,6 +16,9 @@ from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.searching.candidate import FINAL
 
+BENCH, BASELINES = "bench", "baselines"
+"""What `results.added` adds to ``front.json``; importing that would import MLflow's part."""
+
 
 def front_models(
     result: SearchResult | None,
@@ -37,7 +40,7 @@ def front_models(
         found.append(
             {
                 **asdict(model),
-                "latencies": entry.get("latencies", []),
+                "latencies": latencies(front, model.name, entry),
                 "formats": entry.get("formats", []),
                 "problems": entry.get("problems", []),
                 "weights": weights,
@@ -64,3 +67,22 @@ def _runs(store: Store) -> dict[str, str]:
             return dict(database.execute(query, (search,)).fetchall())
     except sqlite3.Error:  # another version's tables: there is no command to serve with, then
         return {}
+
+
+def latencies(
+    front: Mapping[str, Any], name: str, entry: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return a model's latencies: those of the search's end, then what `autoprune bench` found."""
+    found = [{**timed, "when": "at the search's end"} for timed in entry.get("latencies", [])]
+    for run in front.get(BENCH, []):
+        if name in run["models"]:
+            kept = {key: run.get(key) for key in ("batch_size", "threads", "device")}
+            timed = {**run["models"][name], "engine": run["runtime"], **kept}
+            found.append({**timed, "when": "by autoprune bench"})
+    return found
+
+
+def baselines(front: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return uniformly pruned models to compare the front with, where some were made."""
+    kept = ("name", "params", "valid", "test")
+    return [{key: model.get(key) for key in kept} for model in front.get(BASELINES, [])]

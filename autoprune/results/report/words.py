@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoprune.results.choosing import WorthALook
+from autoprune.results.choosing import WorthALook, point_of
 from autoprune.results.report.trials import TrialFacts
 from autoprune.results.result import Model, SearchResult
 from autoprune.searching.candidate import DENSE
@@ -18,13 +18,13 @@ Command = dict[str, str]
 
 
 def advice(result: SearchResult, chosen: WorthALook[Model]) -> list[dict[str, Any]]:
-    """Return the models worth a look, in the order of their size, each with why and how good."""
+    """Return the models worth a look, each once, with what it is and why to take it."""
     score = "Most accurate" if result.metric == "accuracy" else "Best score"
     cards = [("knee", "At the knee", chosen.knee), ("best", score, chosen.best)]
     if chosen.smallest is not None:
-        cards.insert(0, ("smallest", f"Smallest within {_point(result, chosen)}", chosen.smallest))
+        cards.insert(0, ("smallest", f"Smallest within {point_words(result)}", chosen.smallest))
     found: dict[str, dict[str, Any]] = {}
-    for kind, title, model in sorted(cards, key=lambda card: card[2].params):
+    for kind, title, model in cards:
         card = found.setdefault(model.name, {"name": model.name, "titles": [], "why": ""})
         card["titles"].append(title)
         card["why"] = card["why"] or _why(kind, result, model)
@@ -33,7 +33,7 @@ def advice(result: SearchResult, chosen: WorthALook[Model]) -> list[dict[str, An
 
 def _why(kind: str, result: SearchResult, model: Model) -> str:
     if kind == "smallest":
-        return f"Take it for that loss: {_compared(result, model)}."
+        return f"Take it if you can lose {point_words(result)}: {_compared(result, model)}."
     if kind == "knee":
         return f"Below it, a smaller model begins to cost much: {_compared(result, model)}."
     return f"Take it if size comes second: {_compared(result, model)}."
@@ -57,10 +57,11 @@ def difference(result: SearchResult, lost: float) -> str:
     return f"{lost:.3g}"
 
 
-def _point(result: SearchResult, chosen: WorthALook[Model]) -> str:
+def point_words(result: SearchResult) -> str:
+    """Return what a point is called."""
     if result.higher_is_better and 0 <= result.dense.valid <= 1:
         return "1 point"
-    return f"1% ({chosen.point:.3g})"
+    return f"1% ({point_of(result.dense.valid, higher_is_better=result.higher_is_better):.3g})"
 
 
 def times(dense: int, params: int) -> str:
@@ -174,7 +175,8 @@ def commands(
                 "title": "Serve it over HTTP",
                 "note": "Answers POST requests to http://127.0.0.1:5001/invocations.",
                 "code": f"export MLFLOW_TRACKING_URI={database}\n"
-                f"mlflow models serve --env-manager local -p 5001 -m runs:/{run}/model",
+                "mlflow models serve -p 5001 \\\n  --env-manager local \\\n"
+                f"  -m runs:/{run}/model",
             }
         )
         found.append(

@@ -17,11 +17,11 @@ function chart(label, draw) {
   return { node, redraw };
 }
 
-function linear([low, high], [from, to]) {
+function linear([low, high], [from, to], { least = 0 } = {}) {
   const span = high - low || 1;
   const scale = (value) => from + ((value - low) / span) * (to - from);
   scale.ticks = (count) => {
-    const rough = span / count;
+    const rough = Math.max(span / count, least);
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough);
     const first = Math.ceil(low / step - 1e-9);
@@ -59,7 +59,7 @@ function frame({ width, height, x, y, xName, yName, left = 52 }) {
   const xs = x([box.left + 8, box.right - 8]);
   const ys = y([box.bottom - 6, box.top + 6]);
   const svg = shape('svg', { viewBox: `0 0 ${width} ${height}`, height });
-  for (const value of ys.ticks(Math.max(3, Math.floor((box.bottom - box.top) / 55)))) {
+  for (const value of ys.ticks(Math.max(4, Math.floor((box.bottom - box.top) / 55)))) {
     const at = ys(value);
     svg.append(shape('line', { class: 'grid', x1: box.left, x2: box.right, y1: at, y2: at }));
     svg.append(shape('text', { x: box.left - 8, y: at + 4, 'text-anchor': 'end' }, ys.format(value)));
@@ -94,7 +94,7 @@ function lineChart({ label, values, from = 0, xName, yName, reference = null, ki
     const last = Math.max(from + values.length - 1, from + 1);
     const { svg, box, xs, ys } = frame({
       width, height, xName, yName,
-      x: (range) => Object.assign(linear([from, last], range), {}),
+      x: (range) => linear([from, last], range, { least: 1 }),
       y: (range) => linear(padded(known), range),
     });
     if (reference) {

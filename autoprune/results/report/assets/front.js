@@ -31,16 +31,16 @@ function scoresShown(trials, near) {
 
 function drawFront(width, trials, near) {
   const height = width < 600 ? 360 : 460;
-  const sizes = [...trials.map((t) => t.params), data.dense.params].filter(isNumber);
+  const sizes = [...trials.map((t) => t.params), ...data.baselines.map((m) => m.params), data.dense.params].filter(isNumber);
   const range = scoresShown(trials, near);
   const { svg, box, xs, ys } = frame({
-    width, height, xName: 'parameters, log scale', yName: `${data.metric} on validation`,
+    width, height, xName: 'parameters, log scale', yName: `${data.metric} on validation${data.higher ? '' : ', lower is better'}`,
     x: (ends) => logarithmic([Math.max(Math.min(...sizes), 1) * 0.9, Math.max(...sizes) * 1.15], ends),
     y: (ends) => linear(range, ends),
   });
   const inside = (value) => isNumber(value) && value >= range[0] && value <= range[1];
   drawDense(svg, box, xs, ys, inside);
-  const places = [];
+  const places = drawBaselines(svg, xs, ys, inside);
   for (const t of trials) {
     if (!inside(t.valid) || onFront.has(t.name)) continue;
     const [x, y] = [xs(t.params), ys(t.valid)];
@@ -72,6 +72,10 @@ function drawFront(width, trials, near) {
     const place = nearest(event);
     if (place) pick(place[2].name);
   });
+  if (inside(data.dense.valid)) {
+    const below = ys(data.dense.valid) + (data.higher ? 20 : -10);
+    svg.append(shape('text', { class: 'strong halo', x: box.right, y: below, 'text-anchor': 'end' }, `dense ${score(data.dense.valid)}`));
+  }
   const hidden = trials.filter((t) => !inside(t.valid)).length;
   if (hidden) {
     svg.append(shape('text', { class: 'halo', x: box.right, y: box.bottom - 8, 'text-anchor': 'end' },
@@ -91,7 +95,13 @@ function drawDense(svg, box, xs, ys, inside) {
   }
   svg.append(shape('line', { class: 'dashed', x1: box.left, x2: box.right, y1: at, y2: at }));
   svg.append(shape('rect', { class: 'dense', x: xs(params) - 5, y: at - 5, width: 10, height: 10 }));
-  svg.append(shape('text', { class: 'halo', x: box.right, y: at - 10, 'text-anchor': 'end' }, `dense ${score(valid)}`));
+}
+
+// Models that others pruned by one share everywhere, made to compare with.
+function drawBaselines(svg, xs, ys, inside) {
+  const found = data.baselines.filter((m) => isNumber(m.params) && inside(m.valid));
+  for (const m of found) svg.append(shape('path', { class: 'uniform', d: diamond(xs(m.params), ys(m.valid)) }));
+  return found.map((m) => [xs(m.params), ys(m.valid), { ...m, name: m.name || 'pruned uniformly', state: 'complete' }]);
 }
 
 function drawModels(svg, xs, ys, inside) {
@@ -115,10 +125,9 @@ function drawModels(svg, xs, ys, inside) {
     places.push([x, y, trial]);
     if (m.name === picked) svg.append(shape('circle', { class: 'ring', cx: x, cy: y, r: 10 }));
     svg.append(shape('circle', {
-      class: 'front', cx: x, cy: y, r: 6, role: 'button', tabindex: m.name === chosen ? 0 : -1,
+      class: 'front', cx: x, cy: y, r: models.length > 30 ? 4.5 : 6, role: 'button', tabindex: m.name === chosen ? 0 : -1,
       'aria-label': `${m.name}: ${describe(trial).join(', ')}`, 'data-name': m.name,
       onkeydown: (event) => frontKey(event, models, i),
-      onfocus: () => {},
     }));
     if (named.has(m.name) || m.name === picked) {
       svg.append(shape('text', { class: 'strong halo', x: x - 9, y: y - 10, 'text-anchor': x < 110 ? 'start' : 'end' }, m.name));
@@ -151,7 +160,7 @@ function legend(trials) {
   if (data.front.length) marks.push([shape('circle', { class: 'front', r: 5 }), 'on the front, validation']);
   if (data.front.some((m) => isNumber(m.test))) marks.push([shape('circle', { class: 'test', r: 3.5 }), 'the same on test']);
   marks.push([shape('circle', { class: 'trial', r: 3.2 }), 'other trials']);
-  if (trials.some((t) => t.uniform)) marks.push([shape('path', { class: 'uniform', d: diamond(0, 0) }), 'same share cut everywhere']);
+  if (data.baselines.length || trials.some((t) => t.uniform)) marks.push([shape('path', { class: 'uniform', d: diamond(0, 0) }), 'uniformly pruned']);
   if (trials.some((t) => t.state !== 'complete')) marks.push([shape('path', { class: 'stopped', d: cross(0, 0, 3) }), 'stopped early']);
   if (isNumber(data.dense.valid)) marks.push([shape('rect', { class: 'dense', x: -5, y: -5, width: 10, height: 10 }), 'the dense model']);
   if (data.point) marks.push([shape('rect', { class: 'band', x: -7, y: -6, width: 14, height: 12 }), `within ${pointWords()} of it`]);

@@ -39,9 +39,9 @@ function strip(trial, model) {
   const rows = [
     ['Parameters', whole(trial.params), `${percent(trial.params, dense.params)} of dense`],
     ['Multiply-adds', short(trial.macs), `${percent(trial.macs, dense.macs)} of dense`],
-    [`${data.metric}, validation`, score(shownScore(trial)), lost === null ? '' : `${lost >= 0 ? '+' : '−'}${score(Math.abs(lost))} to dense`],
+    [`Validation ${data.metric}`, score(shownScore(trial)), lost === null ? '' : `${lost >= 0 ? '+' : '−'}${score(Math.abs(lost))} to dense`],
   ];
-  if (model && isNumber(model.test)) rows.push([`${data.metric}, test`, score(model.test), `dense ${score(dense.test)}`]);
+  if (model && isNumber(model.test)) rows.push([`Test ${data.metric}`, score(model.test), `dense ${score(dense.test)}`]);
   if (model) rows.push(['Size on disk', bytes(model.size_bytes), `${percent(model.size_bytes, dense.size_bytes)} of dense`]);
   if (model && isNumber(model.memory_bytes)) rows.push(['Activations', bytes(model.memory_bytes), 'of one sample, at most']);
   const latency = model && isNumber(model.latency_ms) ? model.latency_ms : trial.latency;
@@ -134,17 +134,19 @@ function codeBlock(text) {
 }
 
 function latencies(model) {
-  const same = (a, b) => ['engine', 'batch_size', 'threads', 'device'].every((k) => a[k] === b[k]);
+  const same = (a, b) => ['engine', 'batch_size', 'threads', 'device', 'when'].every((k) => a[k] === b[k]);
+  const noisy = model.latencies.some((l) => l.spread > l.seconds);
   const rows = model.latencies.map((l) => {
     const dense = (data.dense.latencies || []).find((d) => same(d, l));
     return [
-      [l.engine, 'text'], [`${whole(l.batch_size)}`], [`${whole(l.threads)}`], [l.device || '', 'text side'],
+      [l.engine, 'text'], [l.when, 'text side'], [`${whole(l.batch_size)}`], [`${whole(l.threads)}`, 'side extra'], [l.device || '', 'text side extra'],
       [milliseconds(1e3 * l.seconds)], [milliseconds(1e3 * l.spread), 'side'],
       [dense ? milliseconds(1e3 * dense.seconds) : '–'], [dense ? `${(dense.seconds / l.seconds).toFixed(1)}×` : '–'],
     ];
   });
-  return el('div', {}, table([['Engine', 'text'], ['Batch'], ['Threads'], ['Device', 'text side'], ['Median'], ['Spread', 'side'], ['Dense'], ['Faster']], rows),
-    el('p', { class: 'note' }, 'Spread is the interquartile range. Dense and pruned models were measured in turns, in one process.'));
+  return el('div', {}, table([['Engine', 'text'], ['Measured', 'text side'], ['Batch'], ['Threads', 'side extra'], ['Device', 'text side extra'], ['Median'], ['Spread', 'side'], ['Dense'], ['Faster']], rows),
+    el('p', { class: 'note' }, 'Spread is the interquartile range. Dense and pruned models are measured in turns, in one process. The command autoprune bench measures anew.',
+      noisy ? ' Where the spread is larger than the median, the machine was busy with something else: do that.' : ''));
 }
 
 function table(head, rows) {

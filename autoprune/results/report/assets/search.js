@@ -1,7 +1,7 @@
 // The search as a whole: how it went, what mattered, what stayed dense, what it was run with.
 
 function searchSection() {
-  const parts = [growthPart(), importancePart('score'), proxyPart(), importancePart('size'), sensitivityPart()].filter(Boolean);
+  const parts = [growthPart(), importancePart('score'), proxyPart(), importancePart('size'), sensitivityPart(), harmPart()].filter(Boolean);
   if (!parts.length) return;
   const node = section('search', 'How the search went');
   node.append(el('div', { class: 'pair' }, parts));
@@ -39,7 +39,7 @@ const PROXIES = { epoch0: 'the score before training', predicted: "the search's 
 function proxyPart() {
   const trials = data.trials.filter((t) => !t.final && t.state === 'complete' && t.curve.length > 1 && isNumber(t.curve[0]) && isNumber(t.valid));
   if (trials.length < 4) return null;
-  const said = Object.entries(data.proxies).map(([name, p]) => `${PROXIES[name] || name} ${isNumber(p.within_sizes) ? p.within_sizes.toFixed(2) : 'not known'} (${whole(p.binned)} trials in ${whole(p.bins)} sizes)`);
+  const said = Object.entries(data.proxies).map(([name, p]) => `${PROXIES[name] || name} ${isNumber(p.within_sizes) ? p.within_sizes.toFixed(2) : 'not known'} (${whole(p.binned)} trials in ${whole(p.bins)} ${p.bins === 1 ? 'size' : 'sizes'})`);
   const sizes = trials.map((t) => Math.log10(t.params));
   const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
   const drawn = chart(() => 'Final score over the score before training', (width) => {
@@ -70,12 +70,28 @@ function sensitivityPart() {
     el('p', { class: 'note' }, 'Logarithm of the mean Fisher score of a channel of the dense model: where it is high, a channel is missed more.'));
 }
 
+// A map of what each cut alone costs: the more, the darker.
+function harmPart() {
+  if (!data.harm) return null;
+  const { criterion, shares, rows } = data.harm;
+  const most = Math.max(...rows.flatMap((r) => r.lost).filter(isNumber), 1e-9);
+  const head = shares.map((share) => [share ? `${Number((100 * share).toPrecision(3))}%` : 'dropped']);
+  const drawn = table([['Group', 'text'], ...head], rows.map((r) => [[r.name.replace(/\.block$/, ''), 'text wrap'], ...r.lost.map((v) => [isNumber(v) ? v.toFixed(3) : ''])]));
+  drawn.classList.add('heat');
+  rows.forEach((r, i) => r.lost.forEach((v, j) => {
+    const part = isNumber(v) ? Math.max(v, 0) / most : 0;
+    drawn.querySelector('tbody').rows[i].cells[j + 1].style.background = `color-mix(in srgb, var(--orange) ${Math.round(60 * part)}%, transparent)`;
+  }));
+  return el('div', {}, el('h3', {}, 'What cutting one group alone costs'), drawn,
+    el('p', { class: 'note' }, `${data.metric} lost on validation when the group keeps that share of its channels, cut by ${criterion}, with no training after it.`));
+}
+
 function frozenSection() {
   const node = section('frozen', 'What stayed dense, and why');
   const all = data.dense.params || 0;
   if (data.blocked.length) {
     const blocked = [...data.blocked].sort((a, b) => b.params - a.params);
-    node.append(table([['Layer', 'text'], ['Parameters'], ['Share'], ['Why its own channels stay', 'text']],
+    node.append(table([['Layer', 'text'], ['Parameters'], ['Share'], ['Why its own channels stay', 'text wrap']],
       blocked.map((b) => [[b.layer, 'text wrap'], [whole(b.params)], [percent(b.params, all)], [b.reason, 'text wrap']])));
     node.append(el('p', { class: 'note' }, 'Such a layer still gets smaller where its inputs are pruned.'));
   } else {
@@ -84,7 +100,7 @@ function frozenSection() {
   const failed = data.trials.filter((t) => t.state === 'failed' && t.cause);
   if (failed.length) {
     node.append(el('details', {}, el('summary', {}, `${whole(failed.length)} failed ${failed.length === 1 ? 'trial' : 'trials'}`),
-      table([['Trial', 'text'], ['Cause', 'text']], failed.map((t) => [[t.name, 'text'], [t.cause, 'text wrap']]))));
+      table([['Trial', 'text'], ['Cause', 'text wrap']], failed.map((t) => [[t.name, 'text'], [t.cause, 'text wrap']]))));
   }
   for (const m of data.rejected) {
     node.append(el('p', { class: 'bad' }, `${m.name} was left off the front, as its export did not answer as it did in memory: ${m.problems.join('; ')}`));

@@ -3,15 +3,15 @@ const PAGE = 25;
 const COLUMNS = [
   { name: 'Trial', kind: 'text', of: (t) => t.name },
   { name: 'State', kind: 'text', of: (t) => t.state },
-  { name: 'Front', kind: 'text', of: (t) => (onFront.has(t.name) ? 1 : 0), show: (t) => (onFront.has(t.name) ? el('span', { class: 'star' }, '● front') : '') },
+  { name: 'Front', kind: 'text side', of: (t) => (onFront.has(t.name) ? 1 : 0), show: (t) => (onFront.has(t.name) ? el('span', { class: 'star' }, '● front') : '') },
   { name: 'Parameters', of: (t) => t.params, show: (t) => whole(t.params) },
   { name: 'Of dense', kind: 'side', of: (t) => t.params, show: (t) => percent(t.params, data.dense.params) },
   { name: 'Validation', of: (t) => shownScore(t), show: (t) => score(shownScore(t)) },
   { name: 'Test', kind: 'side', of: (t) => (onFront.get(t.name) || {}).test, show: (t) => (onFront.has(t.name) ? score(onFront.get(t.name).test) : '') },
-  { name: 'Multiply-adds', kind: 'side', of: (t) => t.macs, show: (t) => short(t.macs) },
-  { name: 'Epochs', kind: 'side', of: (t) => t.epochs, show: (t) => whole(t.epochs) },
+  { name: 'Multiply-adds', kind: 'side extra', of: (t) => t.macs, show: (t) => short(t.macs) },
+  { name: 'Epochs', kind: 'side extra', of: (t) => t.epochs, show: (t) => whole(t.epochs) },
   { name: 'Criterion', kind: 'text side', of: (t) => t.criterion },
-  { name: 'Parent', kind: 'text side', of: (t) => t.parent },
+  { name: 'Parent', kind: 'text side extra', of: (t) => t.parent },
 ];
 
 function trialsSection() {
@@ -78,7 +78,7 @@ function trialRow(trial) {
     const value = c.show ? c.show(trial) : c.of(trial);
     return el('td', { class: c.kind }, i ? value : el('button', { type: 'button' }, value));
   });
-  return el('tr', { class: 'pickable', 'data-name': trial.name, title: trial.cause || null, onclick: () => pick(trial.name, { scroll: true }) }, cells);
+  return el('tr', { class: onFront.has(trial.name) ? 'pickable best' : 'pickable', 'data-name': trial.name, title: trial.cause || null, onclick: () => pick(trial.name, { scroll: true }) }, cells);
 }
 
 function markRow(body) {
