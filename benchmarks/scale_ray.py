@@ -35,7 +35,8 @@ from autoprune.running.cluster import Cluster, Needs, connected
 from autoprune.running.executor import Done, Event, JobFunction, Opening, reference
 from autoprune.running.ray import RayExecutor
 from autoprune.searching.candidate import DENSE, Score
-from autoprune.searching.optuna_study import open_journal, open_study, quiet_optuna
+from autoprune.searching.journal import open_journal
+from autoprune.searching.optuna_study import open_study, quiet_optuna
 from autoprune.searching.sampler import make_sampler
 from autoprune.shipping import Shipping
 
