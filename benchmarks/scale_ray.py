@@ -212,7 +212,8 @@ def main() -> None:
     table = (
         "| workers | trials of | trials | load | all busy after | busy | idle, median | 99 % "
         "| in all |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-        f"| {given.workers} | {given.seconds:g} s | {found.trials} | {found.load:.0f} | {found.ramp:.0f} s "
+        f"| {given.workers} | {given.seconds:g} s | {found.trials} | {found.load:.0f} "
+        f"| {found.ramp:.0f} s "
         f"| {found.share:.1%} | {1e3 * found.idle:.0f} ms | {1e3 * found.longest:.0f} ms "
         f"| {found.seconds:.0f} s |"
     )
