@@ -25,6 +25,7 @@ from autoprune.recovery import Recovery
 from autoprune.results.store import Store
 from autoprune.results.tracking import Tracker
 from autoprune.running.executor import Done, Event, Executor, Failed, Progress
+from autoprune.running.threads import quick_turns
 from autoprune.searching.attributes import (
     CAUSE,
     EPOCHS,
@@ -166,6 +167,10 @@ class Driver:
         AutopruneError
             If trial after trial fails.
         """
+        with quick_turns():
+            self._search(study, budget=budget, deadline=deadline)
+
+    def _search(self, study: optuna.Study, *, budget: int | None, deadline: float | None) -> None:
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         done = len(study.get_trials(deepcopy=False, states=states))
         stages = self._teller.search_stages(budget, done)

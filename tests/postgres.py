@@ -25,10 +25,14 @@ def binaries() -> Path | None:
 
 
 class PostgresServer:
-    """A cluster of its own on the loopback, that asks for a password."""
+    """A cluster of its own on the loopback, that asks for a password.
 
-    def __init__(self, programs: Path) -> None:
+    It flushes the disk only if it is to be `durable`, as for measurements.
+    """
+
+    def __init__(self, programs: Path, *, durable: bool = False) -> None:
         self._programs = programs
+        self._durable = durable
         self._folder = Path(tempfile.mkdtemp(prefix="autoprune-postgres-"))
         self._data = self._folder / "data"
         # The server refuses to be run by root: Debian's package has a user for it.
@@ -58,7 +62,8 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server, and wait until it lets us in."""
         settings = {
-            "listen_addresses": "127.0.0.1", "port": str(self.port), "fsync": "off",
+            "listen_addresses": "127.0.0.1", "port": str(self.port),
+            "fsync": "on" if self._durable else "off",
             "unix_socket_directories": "",
         }  # fmt: skip
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]

@@ -380,6 +380,11 @@ BAD = {
         prepare=finished_search,
         words=("at most 1 parameters", "smallest is t007", "1,234"),
     ),
+    "front with an unknown unit": Bad(
+        command="front out --max-params 5kb",
+        prepare=finished_search,
+        words=("max_params", "50k or 1.5M", "'kb'"),
+    ),
     "front too good": Bad(
         command="front out --min-accuracy 0.99",
         prepare=finished_search,

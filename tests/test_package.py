@@ -56,8 +56,18 @@ def test_version(tmp_path: Path) -> None:
 def test_without_a_command_it_shows_the_commands(tmp_path: Path) -> None:
     run = run_cli("--help", cwd=tmp_path)
     assert run.returncode == 0
-    for name in ("search", "front", "doctor", "new", "ui"):
+    for name in ("search", "front", "doctor", "new", "ui", "pick", "bench", "compare"):
         assert name in run.stdout
+
+
+def test_every_command_shows_examples_of_itself() -> None:
+    from autoprune.cli import app
+
+    for command in app.registered_commands:
+        assert command.callback is not None
+        shown = command.epilog or ""
+        assert shown.startswith("Example"), command.callback.__name__
+        assert f"autoprune {command.callback.__name__}" in shown
 
 
 @pytest.fixture(scope="module")

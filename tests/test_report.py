@@ -134,7 +134,7 @@ def test_bench_figures_and_baselines_are_shown(out: Path) -> None:
     file.write_text(json.dumps(front | added))
     _, data = written(out)
     last = data["front"][0]["latencies"][-1]
-    assert (last["engine"], last["batch_size"], last["when"]) == ("onnx", 8, "autoprune bench")
+    assert (last["engine"], last["batch_size"], last["when"]) == ("onnx", 8, "by autoprune bench")
     assert data["dense"]["latencies"][-1]["seconds"] == 0.002
     assert data["baselines"] == [{n: uniform[n] for n in ("name", "params", "valid", "test")}]
 

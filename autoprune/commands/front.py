@@ -11,28 +11,34 @@ from autoprune.commands.options import JsonOption, OutArgument
 from autoprune.errors import AutopruneError
 
 EXAMPLES = (
-    "Examples:  autoprune front autoprune-runs/digits --max-params 10000  |  "
+    "Examples:  autoprune front autoprune-runs/digits --max-params 10k  |  "
     "autoprune front autoprune-runs/digits --min-accuracy 0.98 --json"
 )
 
 
 def front(
     out: OutArgument,
-    max_params: Annotated[int | None, typer.Option(help="Only models this small.")] = None,
+    max_params: Annotated[
+        str | None, typer.Option(metavar="N", help="Only models this small, e.g. 50k or 1.5M.")
+    ] = None,
     min_accuracy: Annotated[
-        float | None, typer.Option(help="Only models this good on validation.")
+        str | None,
+        typer.Option(metavar="SCORE", help="Only models this good on validation, e.g. 0.98, 98%."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the models that a search found."""
     from dataclasses import asdict, replace
 
+    from autoprune.results import units
     from autoprune.results.result import open_result
 
+    most = None if max_params is None else units.count("max_params", max_params)
+    least = None if min_accuracy is None else units.share("min_accuracy", min_accuracy)
     result = open_result(out)
-    within = result.within(max_params=max_params, min_accuracy=min_accuracy)
+    within = result.within(max_params=most, min_accuracy=least)
     if not within:
-        raise AutopruneError(result.nothing_within(max_params, min_accuracy))
+        raise AutopruneError(result.nothing_within(most, least))
     if as_json:
         value = {
             "study": result.study,

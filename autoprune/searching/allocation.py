@@ -22,6 +22,10 @@ from autoprune.searching.widths import allowed_widths, boundaries
 Floats = npt.NDArray[np.float64]
 
 
+PROBES = 16
+"""How many scales are tried at once: each try costs little more than one alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     """The numbers that say how a size is spread."""
@@ -140,12 +144,13 @@ class Allocator:
         scales = np.unique(steps)
         fitting, low, high = self._lowest, 0, len(scales)
         while low < high:
-            middle = (low + high) // 2
-            row = self._row(float(scales[middle]), steps, ceiling)
-            if int(self.cost.params_of(row[None])[0]) <= params:
-                fitting, low = row, middle + 1
-            else:
-                high = middle
+            probes = np.unique(np.linspace(low, high - 1, PROBES).astype(np.int64))
+            rows = self._rows(scales[probes], steps, ceiling)
+            fits = int((self.cost.params_of(rows) <= params).sum())
+            if fits:
+                fitting, low = rows[fits - 1], int(probes[fits - 1]) + 1
+            if fits < len(probes):
+                high = int(probes[fits])
         return self._named(np.minimum(fitting, ceiling))
 
     @property
@@ -184,9 +189,11 @@ class Allocator:
         widths = [a[place] for a, place in zip(self._allowed, places, strict=True)]
         return np.minimum(np.array(widths, dtype=np.int64), ceiling)
 
-    def _row(self, scale: float, steps: Floats, ceiling: Widths) -> Widths:
-        passed = np.concatenate([[0], np.cumsum(steps <= scale)])
-        places = passed[self._edges[1:]] - passed[self._edges[:-1]]
+    def _rows(self, scales: Floats, steps: Floats, ceiling: Widths) -> Widths:
+        """Return the widths at each scale, [scales, groups]."""
+        passed = np.zeros((len(scales), len(steps) + 1), dtype=np.int64)
+        np.cumsum(steps <= scales[:, None], axis=1, out=passed[:, 1:])
+        places = passed[:, self._edges[1:]] - passed[:, self._edges[:-1]]
         return np.asarray(np.minimum(self._every[self._first + places], ceiling))
 
     def _named(self, row: Widths) -> dict[str, int]:

@@ -9,7 +9,9 @@ beats; the dense model, which always has, is the first parent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
 
 from autoprune.searching.candidate import Candidate
 from autoprune.searching.pareto import front_of
@@ -45,10 +47,30 @@ def choose_parent(front: Iterable[A], widths: Mapping[str, int]) -> A | None:
     Of the members that cover the widths and are about as small as the smallest one that does, it
     is the smallest that is not much less trained than another.
     """
-    able = [member for member in front if covers(member.widths, widths)]
-    near = [member for member in able if member.params <= NEAR * able[0].params]
-    most = max((member.lineage_epochs for member in near), default=0)
-    return next((m for m in near if m.lineage_epochs * MUCH_LESS >= most), None)
+    return Parents(front).choose(widths)
+
+
+class Parents(Generic[A]):
+    """A front, as `choose_parent` looks at it again and again."""
+
+    def __init__(self, front: Iterable[A]) -> None:
+        self._members = list(front)
+        self._groups = list(self._members[0].widths) if self._members else []
+        self._params = np.array([member.params for member in self._members])
+        self._epochs = np.array([member.lineage_epochs for member in self._members])
+        self._widths = np.array([[m.widths[g] for g in self._groups] for m in self._members])
+
+    def choose(self, widths: Mapping[str, int]) -> A | None:
+        """Return the member to cut `widths` from; None for the dense model."""
+        if not self._members:
+            return None
+        wanted = np.array([widths[group] for group in self._groups])
+        able = np.flatnonzero((self._widths >= wanted).all(1))
+        if not len(able):
+            return None
+        near = able[self._params[able] <= NEAR * self._params[able[0]]]
+        trained = near[self._epochs[near] * MUCH_LESS >= self._epochs[near].max()]
+        return self._members[int(trained[0])]
 
 
 def covers(parent: Mapping[str, int], child: Mapping[str, int]) -> bool:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from autoprune.searching.allocation import Allocator, Shape
 from autoprune.searching.attributes import PARAMS
 from autoprune.searching.history import Finished, front
-from autoprune.searching.lineage import choose_parent
+from autoprune.searching.lineage import Parents
 from autoprune.searching.recipes import Recipes
 from autoprune.searching.space import SearchSpace
+
+Floats = npt.NDArray[np.float64]
 
 TRAIN_ON_SHARE = 0.4
 """Share of the moves that train a front member on."""
@@ -77,10 +81,20 @@ class Moves:
         self._least = least_params
         self._front = members
         self._cost = cost
-        self._parents = front(finished, PARAMS) if inherit else []
+        self._parents = Parents(front(finished, PARAMS) if inherit else [])
         self._space = space
         self._allocator = allocator
         self._recipes = recipes
+
+    @cached_property
+    def _gains(self) -> Floats:
+        """What each gap of the front could still gain, as a share of all."""
+        costs = np.log([f.costs[self._cost] for f in self._front])
+        rise = np.diff([f.score for f in self._front])
+        # As much of the log-cost as it is wide, as much score as it is high; a little of the width
+        # alone, for gaps between equals.
+        gain = np.diff(costs) * (rise + 0.05 * max(float(rise.max()), 1e-9))
+        return np.asarray(gain / gain.sum())
 
     def draw(self, rng: np.random.Generator) -> Proposal:
         """Draw one proposal."""
@@ -97,7 +111,7 @@ class Moves:
             widths=widths,
             params=params,
             recipe=self._recipes.with_epochs(recipe, float(rng.uniform(*EPOCHS_AT))),
-            parent=choose_parent(self._parents, widths),
+            parent=self._parents.choose(widths),
         )
 
     def draw_many(self, rng: np.random.Generator, count: int) -> list[Proposal]:
@@ -112,13 +126,7 @@ class Moves:
         With several costs the gap is one of score over this cost, and the size lies between those
         of the models on both sides of it.
         """
-        costs = np.log([f.costs[self._cost] for f in self._front])
-        scores = np.array([f.score for f in self._front])
-        # What a gap could still gain: as much of the log-cost as it is wide, as much score as it
-        # is high; a little of the width alone, for gaps between equals.
-        rise = np.diff(scores)
-        gain = np.diff(costs) * (rise + 0.05 * max(float(rise.max()), 1e-9))
-        gap = int(rng.choice(len(gain), p=gain / gain.sum()))
+        gap = int(rng.choice(len(self._gains), p=self._gains))
         smaller, larger = self._front[gap], self._front[gap + 1]
         low, high = sorted(math.log(f.params) for f in (smaller, larger))
         target = max(int(np.exp(rng.uniform(low, high))), self._least)

@@ -27,7 +27,10 @@ def pareto(
     # In this order, nobody is dominated by one that comes later.
     for item in sorted(items, key=lambda i: (*costs(i), -score(i))):
         cost, worth = costs(item), score(item)
-        if not any(
+        if len(cost) == 1:  # who is dominated at all is by the last one
+            if not front or worth > front[-1][1]:
+                front.append((cost, worth, item))
+        elif not any(
             value >= worth and all(c <= d for c, d in zip(other, cost, strict=True))
             for other, value, _ in front
         ):

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from autoprune.errors import unknown
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.attributes import PARAMS
+from autoprune.searching.capped import CappedGPSampler, CappedTPESampler
 from autoprune.searching.descents import Opening
 from autoprune.searching.forecast import Forecast
 from autoprune.searching.history import Finished, History, front, places_of
@@ -247,9 +248,9 @@ class PruningSampler(BaseSampler):
 
 SAMPLERS: dict[str, Callable[[SamplerContext], BaseSampler]] = {
     "pruning": PruningSampler,
-    "tpe": lambda c: TPESampler(seed=c.own_seed, multivariate=True, constant_liar=True),
+    "tpe": lambda c: CappedTPESampler(seed=c.own_seed, multivariate=True, constant_liar=True),
     # Optuna's default population of 50 would spend a usual budget on its first generation.
     "nsga2": lambda c: NSGAIISampler(seed=c.own_seed, population_size=10),
-    "gp": lambda c: GPSampler(seed=c.own_seed),
+    "gp": lambda c: CappedGPSampler(seed=c.own_seed),
     "random": lambda c: RandomSampler(seed=c.own_seed),
 }

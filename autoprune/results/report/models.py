@@ -73,12 +73,12 @@ def latencies(
     front: Mapping[str, Any], name: str, entry: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Return a model's latencies: those of the search's end, then what `autoprune bench` found."""
-    found = [{**timed, "when": "the search's end"} for timed in entry.get("latencies", [])]
+    found = [{**timed, "when": "at the search's end"} for timed in entry.get("latencies", [])]
     for run in front.get(BENCH, []):
         if name in run["models"]:
             kept = {key: run.get(key) for key in ("batch_size", "threads", "device")}
             timed = {**run["models"][name], "engine": run["runtime"], **kept}
-            found.append({**timed, "when": "autoprune bench"})
+            found.append({**timed, "when": "by autoprune bench"})
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from autoprune.errors import AutopruneError
 from autoprune.pruning.files import write_whole
 from autoprune.results.report.facts import Facts, read_facts
-from autoprune.results.report.words import difference
+from autoprune.results.report.words import difference, point_words
 from autoprune.results.result import Model, SearchResult
 
 FILE = "report.html"
@@ -111,7 +111,8 @@ def _lede(facts: Facts) -> str:
     if result is None:
         return spent
     scores = _scores(result, result.dense)
-    dense = f"The dense model has {result.dense.params:,} parameters and {scores}."
+    lower = "" if result.higher_is_better else ", where lower is better"
+    dense = f"The dense model has {result.dense.params:,} parameters and {scores}{lower}."
     sizes = f"from {result.front[0].params:,} to {result.front[-1].params:,} parameters"
     if len(result.front) == 1:
         sizes = f"with {result.front[0].params:,} parameters"
@@ -130,7 +131,8 @@ def _choice(facts: Facts) -> str:
     cards = [_card(facts.result, models[card["name"]], card) for card in facts.page["cards"]]
     none = ""
     if facts.chosen.smallest is None:
-        none = '<p class="note">No model on the front is within 1 point of the dense model.</p>'
+        lost = escape(point_words(facts.result))
+        none = f'<p class="note">No model on the front is within {lost} of the dense model.</p>'
     word = {1: "One model", 2: "Two models"}.get(len(cards), "Three models")
     return (
         f'<section id="choice" aria-labelledby="choice-title">'

@@ -22,7 +22,7 @@ def advice(result: SearchResult, chosen: WorthALook[Model]) -> list[dict[str, An
     score = "Most accurate" if result.metric == "accuracy" else "Best score"
     cards = [("knee", "At the knee", chosen.knee), ("best", score, chosen.best)]
     if chosen.smallest is not None:
-        cards.insert(0, ("smallest", f"Smallest within {_point(result)}", chosen.smallest))
+        cards.insert(0, ("smallest", f"Smallest within {point_words(result)}", chosen.smallest))
     found: dict[str, dict[str, Any]] = {}
     for kind, title, model in cards:
         card = found.setdefault(model.name, {"name": model.name, "titles": [], "why": ""})
@@ -33,7 +33,7 @@ def advice(result: SearchResult, chosen: WorthALook[Model]) -> list[dict[str, An
 
 def _why(kind: str, result: SearchResult, model: Model) -> str:
     if kind == "smallest":
-        return f"Take it if you can lose {_point(result)}: {_compared(result, model)}."
+        return f"Take it if you can lose {point_words(result)}: {_compared(result, model)}."
     if kind == "knee":
         return f"Below it, a smaller model begins to cost much: {_compared(result, model)}."
     return f"Take it if size comes second: {_compared(result, model)}."
@@ -57,7 +57,8 @@ def difference(result: SearchResult, lost: float) -> str:
     return f"{lost:.3g}"
 
 
-def _point(result: SearchResult) -> str:
+def point_words(result: SearchResult) -> str:
+    """Return what a point is called."""
     if result.higher_is_better and 0 <= result.dense.valid <= 1:
         return "1 point"
     return f"1% ({point_of(result.dense.valid, higher_is_better=result.higher_is_better):.3g})"

@@ -17,11 +17,11 @@ function chart(label, draw) {
   return { node, redraw };
 }
 
-function linear([low, high], [from, to]) {
+function linear([low, high], [from, to], { least = 0 } = {}) {
   const span = high - low || 1;
   const scale = (value) => from + ((value - low) / span) * (to - from);
   scale.ticks = (count) => {
-    const rough = span / count;
+    const rough = Math.max(span / count, least);
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough);
     const first = Math.ceil(low / step - 1e-9);
@@ -94,7 +94,7 @@ function lineChart({ label, values, from = 0, xName, yName, reference = null, ki
     const last = Math.max(from + values.length - 1, from + 1);
     const { svg, box, xs, ys } = frame({
       width, height, xName, yName,
-      x: (range) => Object.assign(linear([from, last], range), {}),
+      x: (range) => linear([from, last], range, { least: 1 }),
       y: (range) => linear(padded(known), range),
     });
     if (reference) {

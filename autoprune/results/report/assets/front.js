@@ -34,7 +34,7 @@ function drawFront(width, trials, near) {
   const sizes = [...trials.map((t) => t.params), ...data.baselines.map((m) => m.params), data.dense.params].filter(isNumber);
   const range = scoresShown(trials, near);
   const { svg, box, xs, ys } = frame({
-    width, height, xName: 'parameters, log scale', yName: `${data.metric} on validation`,
+    width, height, xName: 'parameters, log scale', yName: `${data.metric} on validation${data.higher ? '' : ', lower is better'}`,
     x: (ends) => logarithmic([Math.max(Math.min(...sizes), 1) * 0.9, Math.max(...sizes) * 1.15], ends),
     y: (ends) => linear(range, ends),
   });

@@ -135,16 +135,18 @@ function codeBlock(text) {
 
 function latencies(model) {
   const same = (a, b) => ['engine', 'batch_size', 'threads', 'device', 'when'].every((k) => a[k] === b[k]);
+  const noisy = model.latencies.some((l) => l.spread > l.seconds);
   const rows = model.latencies.map((l) => {
     const dense = (data.dense.latencies || []).find((d) => same(d, l));
     return [
-      [l.engine, 'text'], [l.when, 'text side'], [`${whole(l.batch_size)}`], [`${whole(l.threads)}`, 'side'], [l.device || '', 'text side'],
+      [l.engine, 'text'], [l.when, 'text side'], [`${whole(l.batch_size)}`], [`${whole(l.threads)}`, 'side extra'], [l.device || '', 'text side extra'],
       [milliseconds(1e3 * l.seconds)], [milliseconds(1e3 * l.spread), 'side'],
       [dense ? milliseconds(1e3 * dense.seconds) : '–'], [dense ? `${(dense.seconds / l.seconds).toFixed(1)}×` : '–'],
     ];
   });
-  return el('div', {}, table([['Engine', 'text'], ['Measured by', 'text side'], ['Batch'], ['Threads', 'side'], ['Device', 'text side'], ['Median'], ['Spread', 'side'], ['Dense'], ['Faster']], rows),
-    el('p', { class: 'note' }, 'Spread is the interquartile range. Dense and pruned models are measured in turns, in one process. The command autoprune bench measures anew.'));
+  return el('div', {}, table([['Engine', 'text'], ['Measured', 'text side'], ['Batch'], ['Threads', 'side extra'], ['Device', 'text side extra'], ['Median'], ['Spread', 'side'], ['Dense'], ['Faster']], rows),
+    el('p', { class: 'note' }, 'Spread is the interquartile range. Dense and pruned models are measured in turns, in one process. The command autoprune bench measures anew.',
+      noisy ? ' Where the spread is larger than the median, the machine was busy with something else: do that.' : ''));
 }
 
 function table(head, rows) {
