@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.files import write_whole
@@ -193,6 +193,12 @@ def run_cli(
         check=False,
         timeout=timeout,
     )
+
+
+class Here(Protocol):
+    """Runs `autoprune` in this very process, which saves the imports; see the fixture `here`."""
+
+    def __call__(self, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]: ...
 
 
 def start_cli(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
