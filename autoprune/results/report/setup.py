@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ def settings(identity: Mapping[str, Any], store: Store) -> dict[str, Any]:
     """Return the settings of the search and of its study, as people know them."""
     tags = _start_tags(store)
     found = {
-        n.removeprefix("setting."): v
+        n.removeprefix("setting."): re.sub(r"[()']", "", v) if v.startswith("(") else v
         for n, v in tags.items()
         if n.startswith("setting.") and v != "None"
     }
