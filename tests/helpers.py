@@ -181,7 +181,7 @@ def environment() -> dict[str, str]:
 
 
 def run_cli(
-    *arguments: object, cwd: Path, timeout: float = 120
+    *arguments: object, cwd: Path, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run `autoprune` in a process of its own."""
     return subprocess.run(
