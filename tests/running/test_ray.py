@@ -187,7 +187,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 HELD = """\
-import os, time
+import os, time, traceback
 from pathlib import Path
 from beside import MARKS
 
@@ -196,12 +196,13 @@ class Held(SupervisedTask):
     scored = 0
 
     def evaluate(self, model, split):
-        if sum(p.numel() for p in model.parameters()) < 2130:
+        tuning = any(frame.name == "finetune" for frame in traceback.extract_stack())
+        if tuning and sum(p.numel() for p in model.parameters()) < 2130:
             Held.scored += 1
             (Path(MARKS) / str(os.getpid())).touch()
             while len(os.listdir(MARKS)) < 2:
                 time.sleep(0.05)
-            while Held.scored > 4 and not (Path(MARKS) / "released").exists():
+            while Held.scored > 3 and not (Path(MARKS) / "released").exists():
                 time.sleep(0.05)
         return super().evaluate(model, split)
 
