@@ -61,6 +61,7 @@ def prepare_dense(
     """
     if not store.dense_file.exists():
         write_signed(store.dense_file, _prepared(study, store, executor, reporter, latency))
+        store.drop_checkpoint(DENSE)  # one that came from another machine
     file = store.dense_file
     value = check_signed(file, read_json(file), way_out=RESTORE, required=False)
     weights = store.weights(DENSE)

@@ -17,13 +17,13 @@ class Plot:
 
     Examples
     --------
-    >>> plot = Plot(points=[(10, 0.5), (100, 0.9)], reference=(1000, 1.0), width=9, height=3)
+    >>> plot = Plot(points=[(10, 0.5), (100, 0.75)], reference=(1000, 1.0), width=9, height=3)
     >>> print("\\n".join(plot.lines()))
     1.000 │        ■
           │    ●
     0.500 │●
           └─────────
-           10    1,000
+           10  1,000
     """
 
     points: Sequence[tuple[int, float]]

@@ -50,8 +50,8 @@ class Settings:
     engine: Engine = "local"
     """Where trials run: in worker processes of this machine, or on a Ray cluster."""
     address: str | None = None
-    """The Ray cluster's: ``host:port``, ``ray://host:port`` or ``auto``. Without it, the one that
-    this machine is a node of, or else one of this machine's own."""
+    """The Ray cluster's: ``host:port``, ``ray://host:port``, or ``auto`` for the one that this
+    machine is a node of. Without it, what ``RAY_ADDRESS`` says, or one of this machine's own."""
     cpus_per_trial: float = 1.0
     """CPUs that a trial takes of a node of the Ray cluster, and as many threads."""
     gpus_per_trial: float = 0.0

@@ -34,6 +34,7 @@ class Shipping:
         self._store = store
         self._freight: dict[JobFunction, Callable[..., Freight]] = {
             jobs.prepare_dense: self._prepare_dense,
+            jobs.sensitivity: self._sensitivity,
             jobs.evaluate: self._evaluate,
             jobs.test_score: self._test_score,
             jobs.export: self._export,
@@ -52,6 +53,10 @@ class Shipping:
             leaves=(weights, scores),
             keeps=under_way,
         )
+
+    def _sensitivity(self, **_: Any) -> Freight:
+        scores = self._names(self._store.scores(DENSE))
+        return Freight(needs=(*self._models(DENSE), *scores), leaves=scores)
 
     def _evaluate(
         self,

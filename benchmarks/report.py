@@ -9,6 +9,7 @@ the table into RESULTS.md. First paint is Chromium's, of the file, in a new wind
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
@@ -85,7 +86,9 @@ def main() -> None:
             f"`python benchmarks/report.py`: a search of {options.trials:,} trials and "
             f"{options.groups} groups, made up by tests/fabricate.py with the files of a real one; "
             f"`autoprune report` on it in a process of its own three times, and the page opened in "
-            f"Chromium {options.times} times at each width. The machine was shared."
+            f"Chromium {options.times} times at each width. The machine was shared: the load was "
+            f"{os.getloadavg()[1]:.0f} on {os.cpu_count()} cores, so the seconds on the CPU are "
+            f"what it takes where a core is free."
         )
         write_section(TITLE, "\n".join([wrapped(about), "", *lines]))
 

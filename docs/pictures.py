@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from autoprune.results.report.page import write_report
@@ -31,6 +32,9 @@ def take(browser: Browser, report: Path, width: int, scheme: str, to: Path) -> N
     page.locator("#front svg .front").first.wait_for()
     page.screenshot(path=str(to), full_page=True)
     page.close()
+    with Image.open(to) as picture:  # a page of text needs few colours
+        few = picture.convert("RGB").quantize(160, method=Image.Quantize.MAXCOVERAGE)
+    few.save(to, optimize=True)
 
 
 def main(out: str) -> None:

@@ -1,12 +1,16 @@
 """Fixtures that every test may use."""
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import leave_out_programs
+from helpers import Here, leave_out_programs
 from hypothesis import settings
 from postgres import PostgresServer, binaries
 from torch import Tensor
@@ -22,6 +26,19 @@ settings.register_profile("small", max_examples=12, deadline=None, derandomize=T
 settings.load_profile("small")
 
 
+LONGEST = (
+    "test_chaos.py", "test_tracking.py", "test_lineage.py", "test_search.py", "test_ray.py",
+    "test_storage.py", "test_interrupts.py", "test_faults.py", "test_own_kinds.py",
+    "test_package.py", "test_sparsified.py", "test_ui.py", "test_bad_input.py",
+)  # fmt: skip
+"""Files that take a minute or so. Two processes share the files: these are not to come last."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.set_num_threads(1)
@@ -32,6 +49,27 @@ def seeded() -> None:
 def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the exported programs and their proof; see `leave_out_programs`."""
     leave_out_programs(monkeypatch)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
+    """Run the command line in this process."""
+    from autoprune import cli
+
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["autoprune", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(sys.argv, ended.value.code, said.out, said.err)
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="session")

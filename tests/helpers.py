@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.files import write_whole
@@ -181,7 +181,7 @@ def environment() -> dict[str, str]:
 
 
 def run_cli(
-    *arguments: object, cwd: Path, timeout: float = 120
+    *arguments: object, cwd: Path, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run `autoprune` in a process of its own."""
     return subprocess.run(
@@ -193,6 +193,12 @@ def run_cli(
         check=False,
         timeout=timeout,
     )
+
+
+class Here(Protocol):
+    """Runs `autoprune` in this very process, which saves the imports; see the fixture `here`."""
+
+    def __call__(self, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]: ...
 
 
 def start_cli(*arguments: object, cwd: Path) -> subprocess.Popen[str]:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 START_SECONDS = 120
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Without its runners of jobs, which nobody asks for, a server starts with less work."""
 
 
 class MlflowServer:
@@ -42,7 +44,7 @@ class MlflowServer:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+                env=os.environ | QUIET,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from fronts import write_front
-from helpers import run_cli, write_study
+from helpers import Here, run_cli, write_study
 from torch import nn
 
-from autoprune import cli
 from autoprune.pruning.files import write_json
 from autoprune.pruning.weights import save_model
 from autoprune.results.spool import Destination, save_destination
@@ -546,25 +543,6 @@ def busy_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-@pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[[list[str]], tuple[int, str]]]:
-    """Run the command line in this process; return its exit code and standard error."""
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def call(arguments: list[str]) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["autoprune", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, capsys.readouterr().err
-
-    yield call
-    signal.signal(signal.SIGTERM, handler)
-
-
 def contents(folder: Path) -> dict[str, str]:
     """Return every file and folder below `folder` with a digest of what is in it."""
     return {
@@ -581,16 +559,13 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     bad: Bad,
     tmp_path: Path,
     busy_port: int,
-    run: Callable[[list[str]], tuple[int, str]],
+    here: Here,
 ) -> None:
     bad.prepare(tmp_path)
     before = contents(tmp_path)
     arguments = shlex.split(bad.command.format(port=busy_port))
-    if bad.in_process:
-        code, said = run(arguments)
-    else:
-        process = run_cli(*arguments, cwd=tmp_path)
-        code, said = process.returncode, process.stderr
+    process = (here if bad.in_process else run_cli)(*arguments, cwd=tmp_path)
+    code, said = process.returncode, process.stderr
     assert code == 2, said
     assert said.startswith("autoprune: ")
     assert said.endswith("\n")

@@ -104,6 +104,7 @@ def found(out: Path) -> list[dict[str, Any]]:
     return value
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_killed_and_gone_on_with_it_finds_what_it_would_have_found(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study.py", kind="conv", epochs=3, final_epochs=2)
     settings: dict[str, Any] = {"budget": TRIALS, "workers": 1, "tracking_uri": "none"}

@@ -103,7 +103,7 @@ NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:\[([^`]+)\])?`")
 
 
 @cache
-def tests_of(file: str) -> tuple[set[str], set[str]]:
+def names_in(file: str) -> tuple[set[str], set[str]]:
     """Return the names of a file's tests, and all texts in it, such as parameters' ids."""
     nodes = list(ast.walk(ast.parse((ROOT / file).read_text())))
     names = {n.name for n in nodes if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")}
@@ -123,7 +123,7 @@ def test_every_test_that_is_named_is_there(page: str) -> None:
     named = NAMED.findall((ROOT / "docs" / page).read_text())
     assert len(named) > 10
     for file, test, parameter in named:
-        names, texts = tests_of(file)
+        names, texts = names_in(file)
         assert test in names, f"{file}::{test}"
         assert not parameter or parameter in texts, f"{file}::{test}[{parameter}]"
 

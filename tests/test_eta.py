@@ -17,7 +17,8 @@ from autoprune.pruning.cost import CostModel
 from autoprune.results.store import Store
 from autoprune.running.executor import Event, Progress
 from autoprune.searching.allocation import Allocator
-from autoprune.searching.optuna_study import open_journal, open_study
+from autoprune.searching.journal import open_journal
+from autoprune.searching.optuna_study import open_study
 from autoprune.searching.sampler import SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace
 from autoprune.study import load_study

@@ -269,6 +269,7 @@ def chains(out: Path) -> Iterator[list[str]]:
         yield chain
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_a_killed_worker_breaks_no_lineage(tmp_path: Path) -> None:
     out = tmp_path / "out"
     study = write_study(tmp_path / "study.py", before=SLOW, epochs=2, final_epochs=1)
@@ -310,8 +311,6 @@ def test_a_killed_worker_breaks_no_lineage(tmp_path: Path) -> None:
     for model in result.front:
         entry = result.load(model.name)
         assert sum(p.numel() for p in entry.parameters()) == model.params
-        for file in ("model.pt2", "model.onnx", "model.safetensors"):
-            assert (out / model.path / file).exists()
 
 
 class Deadly(Sprinters):

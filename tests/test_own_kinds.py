@@ -182,7 +182,7 @@ def searched(folder: Path, text: str, *options: object) -> dict[str, Any]:
     file = folder / "mine.py"
     file.write_text(text)
     run = run_cli(
-        "search", "mine.py", "--workers", 2, "--budget", 4, "--out", "out", *options, cwd=folder
+        "search", "mine.py", "--workers", 1, "--budget", 3, "--out", "out", *options, cwd=folder
     )
     assert run.returncode == 0, run.stderr
     # Little data is worth a word; nothing else is.
@@ -190,7 +190,7 @@ def searched(folder: Path, text: str, *options: object) -> dict[str, Any]:
     assert all("split has" in note for note in notes), notes
     assert "Traceback" not in run.stderr
     value: dict[str, Any] = json.loads((folder / "out" / "front.json").read_text())
-    assert value["trials"]["complete"] + value["trials"]["stopped"] == 4
+    assert value["trials"]["complete"] + value["trials"]["stopped"] == 3
     assert value["front"]
     study = load_study(file)
     sign = 1 if value["higher_is_better"] else -1

@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import environment, run_cli
+from helpers import Here, environment, run_cli
 
 import autoprune
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 
 HEAVY = ("torch", "mlflow", "optuna", "sklearn", "pandas", "matplotlib", "rich.live")
 
@@ -80,8 +85,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_doctor_accepts_a_new_study(started: Path) -> None:
-    run = run_cli("doctor", "my_net.py", cwd=started)
+def test_doctor_accepts_a_new_study(started: Path, here: Here) -> None:
+    run = here("doctor", "my_net.py", cwd=started)
     assert run.returncode == 0, run.stderr
     assert "my_net: 12,354 parameters" in run.stdout
     assert 30 * 128 + 128 + 128 * 64 + 64 + 64 * 2 + 2 == 12_354
@@ -91,22 +96,22 @@ def test_doctor_accepts_a_new_study(started: Path) -> None:
 
 @pytest.mark.parametrize(("size", "code", "word"), [(5_000, 0, "can"), (30, 1, "cannot")])
 def test_doctor_says_whether_a_size_can_be_reached(
-    size: int, code: int, word: str, started: Path
+    size: int, code: int, word: str, started: Path, here: Here
 ) -> None:
-    run = run_cli("doctor", "my_net.py", "--max-params", size, cwd=started)
+    run = here("doctor", "my_net.py", "--max-params", size, cwd=started)
     assert run.returncode == code, run.stderr
     least = 30 + 1 + 1 + 1 + 2 + 2
     assert run.stdout.splitlines()[-1] == (
         f"At most {size:,} parameters {word} be reached: the smallest possible model has {least}."
     )
-    told = run_cli("doctor", "my_net.py", "--max-params", size, "--json", cwd=started)
+    told = here("doctor", "my_net.py", "--max-params", size, "--json", cwd=started)
     assert told.returncode == code
     value = json.loads(told.stdout)
     assert (value["max_params"], value["reachable"]) == (size, word == "can")
     assert [layer["name"] for layer in value["layers"]] == ["0", "2", "5"]
 
 
-def test_a_new_study_is_searched_and_its_front_shown(started: Path) -> None:
+def test_a_new_study_is_searched_and_its_front_shown(started: Path, here: Here) -> None:
     run = run_cli(
         "search", "my_net.py", "--budget", 2, "--workers", 0, "--tracking-uri", "none", cwd=started
     )
@@ -117,10 +122,10 @@ def test_a_new_study_is_searched_and_its_front_shown(started: Path) -> None:
     for model in value["front"]:
         assert model["verified"]
         assert f"{model['params']:,}" in run.stdout
-    shown = run_cli("front", "autoprune-runs/my_net", "--json", cwd=started)
+    shown = here("front", "autoprune-runs/my_net", "--json", cwd=started)
     assert shown.returncode == 0, shown.stderr
     front = json.loads(shown.stdout)["front"]
     assert [m["name"] for m in front] == [m["name"] for m in value["front"]]
     smallest = min(m["params"] for m in front)
-    limited = run_cli("front", out, "--max-params", smallest, "--json", cwd=started)
+    limited = here("front", out, "--max-params", smallest, "--json", cwd=started)
     assert [m["params"] for m in json.loads(limited.stdout)["front"]] == [smallest]

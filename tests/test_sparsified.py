@@ -452,7 +452,7 @@ def test_own_sparsifiers_go_to_workers_with_a_study_made_in_python(tmp_path: Pat
 def test_the_command_takes_sparsifiers(tmp_path: Path) -> None:
     write_study(tmp_path / "study.py")
     process = run_cli(
-        "search", "study.py", "--sparsify", "l1, l2", "--budget", 2, "--workers", 1, "--out", "out",
+        "search", "study.py", "--sparsify", "l1, l2", "--budget", 2, "--workers", 0, "--out", "out",
         "--tracking-uri", "none", "--quiet", cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import optuna
 import pytest
 import torch
-from helpers import UNTRACKED, environment, run_cli, write_study
+from helpers import UNTRACKED, Here, environment, leave_out_programs, run_cli, write_study
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
@@ -25,6 +25,7 @@ from autoprune import run
 from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter, Status
 from autoprune.results import delivery
+from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
 from autoprune.results.sync import sync
 from autoprune.searching.candidate import DENSE, trial_name
@@ -176,40 +177,58 @@ def test_a_server_that_is_away_for_a_third_of_a_search_has_everything_at_the_end
     assert_no_secret(tmp_path, server.folder)
 
 
-def test_a_server_that_is_away_until_the_end_gets_everything_by_sync(
-    server: MlflowServer, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_is_away_until_the_end_gets_everything_later(
+    server: MlflowServer, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here
 ) -> None:
-    monkeypatch.setattr(delivery, "LAST_ATTEMPTS", 2)
-    out = tmp_path / "out"
-    server.stop()
+    synced, resumed = tmp_path / "synced", tmp_path / "resumed"
+    settings: dict[str, Any] = {"workers": 0, "tracking_uri": server.uri}
     script = Script()
-    result = run.search(
-        study,
-        out=out,
-        budget=2,
-        workers=0,
-        tracking_uri=server.uri,
-        experiment="late",
-        reporter=script,
-    )
-    records = len(list(out.glob("spool/0*.json")))
+    server.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "LAST_ATTEMPTS", 2)
+        result = run.search(
+            study, out=synced, budget=2, experiment="late", reporter=script, **settings
+        )
+        leave_out_programs(patch)
+        run.search(study, out=resumed, budget=2, experiment="next", **settings)
+    records = len(list(synced.glob("spool/0*.json")))
     assert records == 6  # start, dense model, two trials, front, finish
     fault, left = script.notes
     assert "MLflow could not be reached" in fault
-    assert left.startswith(f"{records} records for MLflow are still in {out / 'spool'}")
-    assert f"`autoprune sync {out}`" in left
+    assert left.startswith(f"{records} records for MLflow are still in {synced / 'spool'}")
+    assert f"`autoprune sync {synced}`" in left
+    assert delivered(synced) == delivered(resumed) == 0
 
     server.start()
     server.wait()
-    process = run_cli("sync", out, cwd=tmp_path)
+    process = here("sync", synced, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert process.stdout == f"Delivered 6 records; {server.uri} has all 6.\n"
     client = MlflowClient(server.uri)
-    children = check(client, "late", out, 2)
-    assert sync(Store(out), uri=None, experiment=None).delivered == 0
-    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    children = check(client, "late", synced, 2)
+    assert sync(Store(synced), uri=None, experiment=None).delivered == 0
+    check_models(server, children, result, monkeypatch)
+
+    # The next search on the other folder delivers what was left there.
+    script = Script()
+    with monkeypatch.context() as patch:
+        leave_out_programs(patch)
+        run.search(study, out=resumed, budget=3, experiment="next", reporter=script, **settings)
+    assert script.notes == []
+    check(client, "next", resumed, 3)
+
+
+def check_models(
+    server: MlflowServer,
+    children: dict[str, Run],
+    result: SearchResult,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Check that the server has the front's models, and that they answer as the exported ones."""
     import mlflow.pytorch
 
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    client = MlflowClient(server.uri)
     names = {r.info.run_id: name for name, r in children.items()}
     number = client.get_experiment_by_name("late").experiment_id
     models = client.search_logged_models([number])
@@ -224,27 +243,8 @@ def test_a_server_that_is_away_until_the_end_gets_everything_by_sync(
 
 
 @pytest.mark.usefixtures("quick_export")
-def test_the_next_search_on_the_folder_delivers_what_was_left(
-    server: MlflowServer, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    settings: dict[str, Any] = {"workers": 0, "tracking_uri": server.uri, "experiment": "next"}
-    with monkeypatch.context() as patch:
-        patch.setattr(delivery, "LAST_ATTEMPTS", 1)
-        server.stop()
-        run.search(study, out=out, budget=2, **settings)
-    assert delivered(out) == 0
-    server.start()
-    server.wait()
-    script = Script()
-    run.search(study, out=out, budget=3, reporter=script, **settings)
-    assert script.notes == []
-    check(MlflowClient(server.uri), "next", out, 3)
-
-
-@pytest.mark.usefixtures("quick_export")
 def test_a_server_that_never_answers_keeps_no_trial_waiting(
-    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: MlflowServer, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "QUIET_SECONDS", 1.0)
     out = tmp_path / "out"
@@ -258,6 +258,9 @@ def test_a_server_that_never_answers_keeps_no_trial_waiting(
     assert delivered(out) == 0
     assert any("no answer" in note for note in script.notes)
     assert script.notes[-1].startswith("8 records for MLflow are still in")
+    done = sync(Store(out), uri=server.uri, experiment="silent")
+    assert (done.delivered, done.left) == (8, 0)
+    check(MlflowClient(server.uri), "silent", out, 4)
 
 
 # --- secrets ------------------------------------------------------------------------------------
@@ -275,20 +278,23 @@ def assert_no_secret(*folders: Path, said: str = "") -> None:
     assert not any(form in said.encode() for form in shown), said
 
 
-def test_secrets_of_a_server_that_is_not_there_are_nowhere(study: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("quick_export")
+def test_secrets_of_a_server_that_is_not_there_are_nowhere(
+    study: Path, tmp_path: Path, here: Here
+) -> None:
     uri = f"http://{USER}@127.0.0.1:9/mlflow?token={quote(SECRET, safe='')}"
-    options = ("--budget", 1, "--workers", 1, "--tracking-uri", uri, "--out", "out")
+    options = ("--budget", 1, "--workers", 0, "--tracking-uri", uri, "--out", "out")
     process = run_cli("search", study, *options, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert "MLflow could not be reached" in process.stderr
     assert "--tracking-uri" in process.stderr
     assert_no_secret(tmp_path, said=process.stdout + process.stderr)
 
-    process = run_cli("sync", "out", cwd=tmp_path)
+    process = here("sync", "out", cwd=tmp_path)
     assert process.returncode == 2
     assert "held a secret" in process.stderr
     assert "http://***@127.0.0.1:9/mlflow?token=***" in process.stderr
-    process = run_cli("sync", "out", "--tracking-uri", uri, cwd=tmp_path)
+    process = here("sync", "out", "--tracking-uri", uri, cwd=tmp_path)
     assert process.returncode == 1
     assert "5 of 5 records are still to be delivered" in process.stderr
     assert "Traceback" not in process.stderr

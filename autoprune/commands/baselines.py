@@ -57,6 +57,7 @@ def _print(out: Path, done: Baselines) -> None:
     from autoprune.tables import print_table
 
     result = open_result(out)
+    sign = 1 if result.higher_is_better else -1
     rows = []
     for model in done.models:
         best = best_within(result, model["size"])
@@ -68,7 +69,7 @@ def _print(out: Path, done: Baselines) -> None:
                 "-" if model["test"] is None else f"{model['test']:.4f}",
                 str(model["epochs"]),
                 "-" if best is None else f"{best.valid:.4f} ({best.name})",
-                "-" if best is None else f"{best.valid - model['valid']:+.4f}",
+                "-" if best is None else f"{sign * (best.valid - model['valid']) + 0.0:+.4f}",
             )
         )
     valid = f"{result.metric} valid"

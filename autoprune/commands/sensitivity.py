@@ -99,14 +99,19 @@ def _print(found: Mapping[str, Any]) -> None:
     table = loss_table(found)
     widths = {group["name"]: str(group["channels"]) for group in found["groups"]}
     rows = [
-        (name, widths[name], *("" if value is None else f"{value:.4f}" for value in lost))
+        (
+            name,
+            widths[name],
+            *("" if value is None else f"{round(value, 4) + 0.0:.4f}" for value in lost),
+        )
         for name, lost in zip(table.groups, table.lost, strict=True)
     ]
     print_table(["channel group", "channels", *(f"{c}" for c in table.columns)], rows)
     order = by_harm(table)
+    few = min(max(len(order) // 2, 1), 3)
     dense = found["dense"]["score"]
     typer.echo(
         f"\nWhat is lost of the dense model's {found['metric']} of {dense:.4f} when a group keeps "
         f"so many of its channels, chosen by {found['criterion']}.\n"
-        f"Hurts most: {', '.join(order[:3])}. Hurts least: {', '.join(order[::-1][:3])}."
+        f"Hurts most: {', '.join(order[:few])}. Hurts least: {', '.join(order[::-1][:few])}."
     )

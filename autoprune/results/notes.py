@@ -141,7 +141,7 @@ def _figures(model: Model, dense: Model, *, latency: bool) -> list[str]:
 def _ended(trials: Mapping[str, int]) -> str:
     words = {"complete": "finished", "stopped": "were stopped early", "failed": "failed"}
     parts = [f"{n} {words.get(state, state)}" for state, n in trials.items() if n]
-    return "Of the trials " + ", ".join(parts) if parts else "No trial ended"
+    return f"Trials: {', '.join(parts)}" if parts else "No trial ended"
 
 
 def _count(number: int, noun: str) -> str:

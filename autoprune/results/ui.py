@@ -13,6 +13,9 @@ from autoprune.errors import AutopruneError
 from autoprune.results.mlflow_view import VIEW_TAG, view_path
 from autoprune.results.store import Store
 
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""A UI to look at runs needs none of the processes that MLflow starts for jobs."""
+
 
 def serve(store: Store, *, host: str, port: int) -> None:
     """Run the MLflow UI until it is stopped.
@@ -43,7 +46,7 @@ def serve(store: Store, *, host: str, port: int) -> None:
         "--host", host, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     print(f"MLflow on http://{host}:{port}{_page(store)} (Ctrl-C ends it)", flush=True)
-    process = subprocess.Popen(command, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"})
+    process = subprocess.Popen(command, env=os.environ | QUIET)
     try:
         code = process.wait()
     except KeyboardInterrupt:

@@ -125,9 +125,11 @@ class Agent:
 
     def close(self) -> None:
         """End the worker, busy or not, and leave nothing behind."""
+        if self._home is not None:  # first, as nobody waits for long
+            shutil.rmtree(self._home, ignore_errors=True)
         if self._executor is not None:
             self._executor.close()
-        if self._home is not None:
+        if self._home is not None:  # a busy worker may have written once more
             shutil.rmtree(self._home, ignore_errors=True)
         if self._lock is not None:
             Path(self._lock.name).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from autoprune.errors import AutopruneError, first_line
@@ -95,7 +96,8 @@ def connected(address: str | None, needs: Needs) -> Iterator[Cluster]:
     ----------
     address
         ``host:port`` of its head, ``ray://host:port`` of a Ray client server, or ``auto`` for the
-        cluster that this machine is a node of. None takes that, or one of this machine's own.
+        cluster that this machine is a node of. None takes what ``RAY_ADDRESS`` says, or starts
+        one of this machine's own.
 
     Raises
     ------
@@ -105,6 +107,8 @@ def connected(address: str | None, needs: Needs) -> Iterator[Cluster]:
     """
     ray = _load_ray()
     theirs = ray.is_initialized()  # the caller's own connection, which stays
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _reach(address)
     if not theirs:
         _connect(ray, address)
     try:
@@ -129,9 +133,7 @@ def _load_ray() -> Any:
         ) from error
 
 
-def _connect(ray: Any, address: str | None) -> None:
-    if address is not None:
-        _reach(address)
+def _connect(ray: Any, address: str) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings():
@@ -140,7 +142,7 @@ def _connect(ray: Any, address: str | None) -> None:
                 address=address,
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
-                **_own_cluster(address),
+                **({"include_dashboard": False} if address == "local" else {}),
             )
     except Exception as error:
         raise _no_connection(address, error) from error
@@ -150,13 +152,6 @@ def _connect(ray: Any, address: str | None) -> None:
     _silence(ray)
 
 
-def _own_cluster(address: str | None) -> dict[str, Any]:
-    """Return how a cluster of this machine's own is started, if that is to be."""
-    if address is not None or os.environ.get("RAY_ADDRESS"):
-        return {}
-    return {"include_dashboard": False}
-
-
 def _silence(ray: Any) -> None:
     """Keep Ray from printing into our output, as when a node dies: events tell that."""
     with contextlib.suppress(AttributeError):
@@ -164,8 +159,13 @@ def _silence(ray: Any) -> None:
 
 
 def _reach(address: str) -> None:
-    """Call the head node first: Ray itself tries for a minute, and prints as it does."""
-    if address in ("auto", "local"):
+    """Call the head node first: Ray itself tries for minutes, and prints as it does."""
+    if address == "auto":
+        known = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+        if not known.exists():
+            return  # Ray says so
+        address = known.read_text().strip()
+    if address == "local":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
@@ -182,9 +182,9 @@ def _reach(address: str) -> None:
         ) from error
 
 
-def _no_connection(address: str | None, error: Exception) -> AutopruneError:
+def _no_connection(address: str, error: Exception) -> AutopruneError:
     text = str(error)
-    at = f"at {address} " if address else ""
+    at = f"at {address} "
     if "ersion mismatch" in text:
         return AutopruneError(
             f"Ray and Python must be of the same versions on all machines, but those of the "

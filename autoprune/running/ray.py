@@ -39,7 +39,7 @@ TICK_SECONDS = 0.5
 """How often it is looked whether a job that waits for its agent should go elsewhere."""
 ROOM_SECONDS = 60.0
 """How long there may be no node that offers what a trial needs."""
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 8.0
 
 
 def no_freight(function: JobFunction, arguments: Mapping[str, Any]) -> Freight:

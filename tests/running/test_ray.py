@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
+import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
-from contract import Make, ProcessContract
+from chaos import DRIVE
+from contract import Make, ProcessContract, ended
 from helpers import (
     ROOT,
     copy,
     count,
+    environment,
     open_context,
     open_folder,
     start_cli,
@@ -31,7 +36,8 @@ from autoprune.running.cluster import Cluster, Needs, connected
 from autoprune.running.executor import Done, Executor, Failed, Opening, Progress, reference
 from autoprune.running.freight import Freight
 from autoprune.running.ray import RayExecutor
-from autoprune.searching.candidate import trial_name
+from autoprune.searching.attributes import RESUMED
+from autoprune.settings import Settings
 
 pytest.importorskip("ray")
 pytestmark = [
@@ -172,11 +178,6 @@ def trials_of(out: Path) -> list[FrozenTrial]:
     return optuna.load_study(study_name="tiny", storage=storage).trials
 
 
-def ended_in(out: Path) -> int:
-    """Return how many trials have finished, while the search goes on."""
-    return len(list((out / "candidates").glob("*/candidate.json")))
-
-
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
@@ -185,49 +186,176 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.05)
 
 
-def on(nodes: Nodes, *more: object) -> tuple[object, ...]:
-    return ("--engine", "ray", "--address", nodes.address, *more)
+HELD = """\
+import os, time
+from pathlib import Path
+from beside import MARKS
+
+class Held(SupervisedTask):
+    # A trial does not get on before two workers are at it, nor beyond its third epoch for now.
+    scored = 0
+
+    def evaluate(self, model, split):
+        if sum(p.numel() for p in model.parameters()) < 2130:
+            Held.scored += 1
+            (Path(MARKS) / str(os.getpid())).touch()
+            while len(os.listdir(MARKS)) < 2:
+                time.sleep(0.05)
+            while Held.scored > 4 and not (Path(MARKS) / "released").exists():
+                time.sleep(0.05)
+        return super().evaluate(model, split)
+
+SupervisedTask = Held
+"""
 
 
-def agents_homes() -> list[Path]:
-    import tempfile
+def held_study(folder: Path) -> Path:
+    """Write a study whose trials wait in the middle, with code beside its file."""
+    (folder / "marks").mkdir()
+    (folder / "beside.py").write_text(f"MARKS = {str(folder / 'marks')!r}\n")
+    return write_study(folder / "study.py", epochs=8, before=HELD)
 
-    shelf = Path(tempfile.gettempdir()) / f"autoprune-{os.getuid()}"
-    return [path for path in shelf.glob("*") if path.is_dir()]
 
-
-def test_a_search_outlives_a_node(nodes: Nodes, tmp_path: Path) -> None:
-    while nodes.count < 2:
-        nodes.add()
-    (tmp_path / "beside.py").write_text("WIDTH = 24\n")
-    study = write_study(tmp_path / "study.py", epochs=20, before="from beside import WIDTH")
-    out, budget = tmp_path / "out", 6
-    search = start_cli(
-        *("search", study, "--budget", budget, "--out", out, "--json", "--no-stop"),
-        *("--tracking-uri", "none", *on(nodes)),
-        cwd=tmp_path,
+def searching(study: Path, out: Path, **settings: Any) -> subprocess.Popen[str]:
+    """Start a search whose trials keep how far they have come after every epoch."""
+    script = DRIVE.format(tests=str(ROOT / "tests"))
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-W", "ignore", "-c", script),
+            *(str(study), str(out), json.dumps(settings), "2"),
+        ],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    wait_for(lambda: ended_in(out) >= 2, search)
+
+
+def test_a_search_outlives_a_node_and_its_trial_goes_on_elsewhere(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    study = held_study(tmp_path)
+    out, budget = tmp_path / "out", 4
+    ray = {"engine": "ray", "address": nodes.address, "tracking_uri": "none"}
+    search = searching(study, out, budget=budget, early_stop=False, **ray)
+
+    under_way = out / "underway"
+    wait_for(lambda: len(list(under_way.glob("*.safetensors"))) == 2, search)
     nodes.kill()
+    (tmp_path / "marks" / "released").touch()
     said, errors = search.communicate(timeout=180)
     assert search.returncode == 0, errors
-    front = json.loads(said)  # and nothing of Ray's among it
+    names = json.loads(said)  # and Ray has said nothing
     assert "raylet" not in errors
     trials = trials_of(out)
-    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    assert len(ended) == budget
+    finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(finished) == budget
     lost = [t for t in trials if t.state == TrialState.FAIL]
     assert lost
     assert all("was lost" in t.user_attrs["cause"] for t in lost)
-    firsts = {t.user_attrs.get("retry_of", t.number) for t in lost}
-    assert firsts <= {t.user_attrs.get("retry_of") for t in ended}
-    store = Store(out)
-    assert front["front"]
+    again = {t.user_attrs.get("retry_of"): t for t in finished}
+    assert all(t.user_attrs.get("retry_of", t.number) in again for t in lost)
+    assert again[lost[0].number].user_attrs[RESUMED] >= 1
+    front, store = json.loads((out / "front.json").read_text()), Store(out)
+    assert [entry["name"] for entry in front["front"]] == names
     assert front["rejected"] == []
     for entry in front["front"]:
         assert entry["verified"]
         assert store.is_intact(store.load_candidate(entry["name"]))
         autoprune.load(out / entry["path"], model=autoprune.load_study(study).build())
-    for trial in ended:
-        assert store.has_candidate(trial_name(trial.number))
     assert not list((out / "underway").glob("*"))
+
+
+def test_an_interrupted_search_leaves_nothing_on_the_cluster(nodes: Nodes, tmp_path: Path) -> None:
+    study = held_study(tmp_path)
+    search = start_cli(
+        *("search", study, "--out", tmp_path / "out", "--tracking-uri", "none"),
+        *("--engine", "ray", "--address", nodes.address),
+        cwd=tmp_path,
+    )
+    wait_for(lambda: bool(ray_workers()), search)
+    wait_for((tmp_path / "out" / "dense" / "dense.json").exists, search)
+    time.sleep(0.5)
+    workers = ray_workers()
+    search.send_signal(signal.SIGINT)
+    _, errors = search.communicate(timeout=60)
+    assert search.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert all(ended(worker) for worker in workers)
+    assert not ray_workers()
+
+
+def ray_workers() -> list[psutil.Process]:
+    """Return the workers on this cluster's nodes; Ray's agents are their parents."""
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if any("autoprune.running.worker" in word for word in process.cmdline())
+    ]
+
+
+# --- what a user can mend -----------------------------------------------------------------------
+
+
+def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(AutopruneError, match=r"pip install 'autoprune\[ray\]'"),
+        connected("", Needs()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:{port}", "cannot be reached: Connection refused"),
+        ("ray://127.0.0.1:{port}", "cannot be reached: Connection refused"),
+        ("nonsense", "must be HOST:PORT"),
+        ("host:99999", "must be HOST:PORT"),
+    ],
+)
+def test_an_address_without_a_cluster_is_told_at_once(address: str, words: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        there = address.format(port=unused.getsockname()[1])
+        with pytest.raises(AutopruneError, match=words), connected(there, Needs()):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9"), "Ray: 2.9"),
+        (ConnectionError("Could not find any running Ray instance."), "ray start --head"),
+        (PermissionError("AuthenticationError: no token"), "auth_token"),
+    ],
+)
+def test_what_ray_raises_at_first_becomes_one_line(raised: Exception, words: str) -> None:
+    class Ray:
+        def is_initialized(self) -> bool:
+            return False
+
+        def init(self, **_: Any) -> None:
+            raise raised
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "ray", Ray())
+        with pytest.raises(AutopruneError, match=words) as said, connected("auto", Needs()):
+            pass
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"engine": "dask"}, "must be 'local' or 'ray'"),
+        ({"address": "auto"}, "Add --engine ray"),
+        ({"gpus_per_trial": 1}, "Add --engine ray"),
+        ({"engine": "ray", "workers": 0}, "at least 1"),
+        ({"engine": "ray", "cpus_per_trial": 0}, "more than 0"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(AutopruneError, match=words):
+        Settings(**settings)

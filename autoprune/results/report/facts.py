@@ -18,6 +18,7 @@ from autoprune.results.growth import growth, plane_of
 from autoprune.results.importances import importances
 from autoprune.results.report.harm import harm
 from autoprune.results.report.models import baselines, front_models, latencies
+from autoprune.results.report.setup import settings, versions
 from autoprune.results.report.trials import TrialFacts, is_uniform, read_trials
 from autoprune.results.report.words import advice, recipe
 from autoprune.results.result import Model, SearchResult, open_result
@@ -101,8 +102,8 @@ def read_facts(out: Path, *, shown_as: Path | None = None) -> Facts:
             {"name": m["name"], "problems": m.get("problems", [])}
             for m in front.get("rejected", ())
         ],
-        "versions": _versions(front, store),
-        "settings": _settings(identity, store),
+        "versions": versions(front, store),
+        "settings": settings(identity, store),
     }
     return Facts(
         study=about["study"], result=result, chosen=chosen, why_none=why_none, page=_plain(page)
@@ -277,31 +278,6 @@ def _blocked(front: Mapping[str, Any], grouping: Grouping | None) -> list[dict[s
     if "blocked" in front:
         return list(front["blocked"])
     return [] if grouping is None else [asdict(b) for b in grouping.blocked]
-
-
-def _versions(front: Mapping[str, Any], store: Store) -> dict[str, str]:
-    tags = _start_tags(store)
-    told = {n.removeprefix("version."): v for n, v in tags.items() if n.startswith("version.")}
-    commit = {"git commit": tags["git_commit"]} if "git_commit" in tags else {}
-    return {**front.get("versions", told), **commit}
-
-
-def _settings(identity: Mapping[str, Any], store: Store) -> dict[str, Any]:
-    """Return the settings of the search and of its study, as people know them."""
-    tags = _start_tags(store)
-    found = {
-        n.removeprefix("setting."): v
-        for n, v in tags.items()
-        if n.startswith("setting.") and v != "None"
-    }
-    study = identity.get("study_settings") or {}
-    return {"search": found, "study": study, "data": identity.get("data") or {}}
-
-
-def _start_tags(store: Store) -> dict[str, str]:
-    """Return what MLflow is told at the start of the latest sitting, if it is told anything."""
-    starts = sorted(store.spool.glob("[0-9]*-start.json"))
-    return dict(read_json(starts[-1]).get("tags", {})) if starts else {}
 
 
 def _plain(value: Any) -> Any:

@@ -129,15 +129,32 @@ function drawModels(svg, xs, ys, inside) {
       'aria-label': `${m.name}: ${describe(trial).join(', ')}`, 'data-name': m.name,
       onkeydown: (event) => frontKey(event, models, i),
     }));
-    if (named.has(m.name) || m.name === picked) {
-      svg.append(shape('text', { class: 'strong halo', x: x - 9, y: y - 10, 'text-anchor': x < 110 ? 'start' : 'end' }, m.name));
-    }
   });
+  const taken = models.map((m) => around(xs(m.params), ys(m.valid), m.name === picked ? 11 : 7));
+  const labelled = models.filter((m) => named.has(m.name) || m.name === picked);
+  for (const m of labelled.sort((a, b) => (b.name === picked) - (a.name === picked))) nameModel(svg, m.name, xs(m.params), ys(m.valid), taken);
   const other = byName.get(picked);
   if (other && !onFront.has(picked) && isNumber(other.params) && inside(other.valid)) {
     svg.append(shape('circle', { class: 'ring', cx: xs(other.params), cy: ys(other.valid), r: 7 }));
   }
   return places;
+}
+
+const around = (x, y, r) => ({ left: x - r, right: x + r, top: y - r, bottom: y + r });
+
+// Write a model's name beside its point, where it covers no other point or name; else leave it out.
+function nameModel(svg, name, x, y, taken) {
+  const wide = 8 * name.length;
+  const places = [[-12, -9, 'end'], [12, 19, 'start'], [-13, 5, 'end'], [13, 5, 'start'], [0, -15, 'middle'], [0, 24, 'middle']];
+  for (const [dx, dy, anchor] of places) {
+    const left = x + dx - (anchor === 'end' ? wide : anchor === 'middle' ? wide / 2 : 0);
+    const box = { left, right: left + wide, top: y + dy - 11, bottom: y + dy + 3 };
+    const apart = (b) => b.right < box.left || b.left > box.right || b.bottom < box.top || b.top > box.bottom;
+    if (box.left < 50 || !taken.every(apart)) continue;
+    taken.push(box);
+    svg.append(shape('text', { class: 'strong halo', x: x + dx, y: y + dy, 'text-anchor': anchor }, name));
+    return;
+  }
 }
 
 // Arrows go along the front, Enter and space choose.
