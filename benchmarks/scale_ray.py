@@ -1,6 +1,6 @@
 """How busy a Ray cluster of many workers is kept by one driver.
 
-    python benchmarks/scale_ray.py [--workers 32] [--trials 384] [--seconds 10] [--write]
+    python benchmarks/scale_ray.py [--workers 32] [--trials 256] [--seconds 10] [--write]
 
 The loop, the sampler, the journal, MLflow and the files' way to the workers and back are the real
 ones; trials sleep, so that many workers fit on few cores. `--write` puts the table into RESULTS.md.
@@ -119,6 +119,8 @@ class Busy:
     """In all."""
     ramp: float
     """Seconds until the last worker had begun its first trial."""
+    load: float
+    """The machine's load average in the end: how many processes wanted a core."""
     share: float
     idle: float
     """Median of the seconds between two trials of a worker."""
@@ -139,6 +141,7 @@ def busy(slept: Sequence[tuple[float, float, str]], began: float) -> Busy:
         trials=len(slept),
         seconds=max(b for _, b, _ in slept) - began,
         ramp=start - began,
+        load=os.getloadavg()[1],
         share=within / (len(workers) * (end - start)),
         idle=median(gaps),
         longest=gaps[int(0.99 * len(gaps))],
@@ -194,7 +197,7 @@ def measured(workers: int, trials: int, seconds: float, sampler: str) -> Busy:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=32)
-    parser.add_argument("--trials", type=int, default=384)
+    parser.add_argument("--trials", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--sampler", default="pruning")
     parser.add_argument("--write", action="store_true")
@@ -207,9 +210,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     found = measured(given.workers, given.trials, given.seconds, given.sampler)
     table = (
-        "| workers | trials of | trials | all busy after | busy | idle, median | 99 % | in all |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
-        f"| {given.workers} | {given.seconds:g} s | {found.trials} | {found.ramp:.0f} s "
+        "| workers | trials of | trials | load | all busy after | busy | idle, median | 99 % "
+        "| in all |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        f"| {given.workers} | {given.seconds:g} s | {found.trials} | {found.load:.0f} "
+        f"| {found.ramp:.0f} s "
         f"| {found.share:.1%} | {1e3 * found.idle:.0f} ms | {1e3 * found.longest:.0f} ms "
         f"| {found.seconds:.0f} s |"
     )
