@@ -101,7 +101,10 @@ class SearchRun:
             search_params(self.study, self.grouping),
             setting_tags(self.settings) | search_tags(self.study),
         )
-        executor = InterruptibleExecutor(self._open_executor())
+        opened = self._open_executor()
+        if isinstance(opened, LocalExecutor):
+            opened.warm_up()  # while one of them prepares the dense model
+        executor = InterruptibleExecutor(opened)
         status: RunStatus = "FAILED"
         counts: dict[str, float] = {}
         try:

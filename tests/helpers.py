@@ -272,6 +272,13 @@ def sleep(context: dict[str, Any], *, seconds: float) -> Job:
     return {}
 
 
+def open_marking(spec: dict[str, Any]) -> dict[str, Any]:
+    """Open a context, and leave a mark for each time that this process does."""
+    with (Path(spec["word"]) / f"{os.getpid()}").open("a") as mark:
+        mark.write("x")
+    return open_context(spec)
+
+
 def open_slowly(spec: dict[str, Any]) -> dict[str, Any]:
     time.sleep(1.0)
     return open_context(spec)

@@ -32,6 +32,8 @@ from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import FineTune, Plan
 from autoprune.results.choosing import worth_a_look
 from autoprune.results.notes import aliases_of
+from autoprune.results.report.page import write_report
+from autoprune.results.report.trials import read_trials
 from autoprune.results.result import Model, SearchResult, open_result
 from autoprune.results.store import Store
 from autoprune.results.tracking import NullTracker, TrialRecord
@@ -541,6 +543,16 @@ def test_logged_models_lie_in_the_folder_and_predict_the_same(
         with torch.no_grad():
             expected = found.result.load(name)(torch.from_numpy(inputs))
         np.testing.assert_allclose(np.asarray(answer), expected.numpy(), rtol=0, atol=1e-4)
+
+
+def test_a_recorded_search_has_a_report_of_its_trials(found: Found, tmp_path: Path) -> None:
+    page = write_report(found.out, tmp_path / "report.html").read_text()
+    for trial in trials_of(found.out):
+        assert trial_name(trial.number) in page
+    trials = read_trials(found.out, found.store.load_grouping(), [])
+    assert {t.name for t in trials if not t.is_final} == {
+        trial_name(t.number) for t in trials_of(found.out)
+    }
 
 
 def test_nothing_is_written_outside_the_folder(found: Found, recorded: Recorded) -> None:

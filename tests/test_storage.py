@@ -267,7 +267,7 @@ def test_a_server_that_stays_away_stops_the_search_which_goes_on_later(
         postgres.start()
     assert "\n" not in str(said.value)
     assert PASSWORD not in str(said.value)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 120
     result = run.search(study, budget=4, **settings)
     assert result.trials["complete"] == 4
     complete = [t for t in trials_in(storage) if t.state == TrialState.COMPLETE]

@@ -55,9 +55,11 @@ class _Worker:
     """Seconds that its job may take."""
     deadline: float = math.inf
     """When it has taken them."""
+    untried: bool = True
+    """Whether it has had no job yet: it may still be opening its context."""
 
     def begin(self, job: str, limit: float | None) -> None:
-        self.job, self.limit = job, limit
+        self.job, self.limit, self.untried = job, limit, False
         self._set_deadline(None if limit is None else max(limit, OPENING_SECONDS))
 
     def begun(self) -> None:
@@ -110,6 +112,13 @@ class LocalExecutor:
         self._workers: dict[int, _Worker] = {}
         self._key = secrets.token_bytes(32)
         self._listener = Listener(authkey=self._key)
+
+    def warm_up(self) -> None:
+        """Have all workers but the first one open their contexts now, as jobs come one at first."""
+        for slot in range(1, self.slots):
+            if slot not in self._workers:
+                with contextlib.suppress(OSError):  # it died: its first job tells
+                    send(self._start(slot).connection, {"open": True})
 
     def submit(self, job: str, function: JobFunction, **arguments: Any) -> None:
         worker = self._idle_worker()
@@ -174,7 +183,7 @@ class LocalExecutor:
 
     def close(self) -> None:
         for worker in self._workers.values():
-            if worker.job is None:
+            if worker.job is None and not worker.untried:
                 with contextlib.suppress(OSError):
                     send(worker.connection, {"job": None})
             else:

@@ -5,6 +5,7 @@ It talks JSON with the driver over a local socket that only the two of them can 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -27,7 +28,11 @@ def main(greeting: dict[str, Any]) -> None:
     send(connection, {"hello": greeting["slot"]})
     context: Any = None
     try:
-        while (order := receive(connection)).get("job") is not None:
+        while (order := receive(connection)).get("job") is not None or "open" in order:
+            if "open" in order:
+                with contextlib.suppress(Exception):  # its first job says what is wrong
+                    context = opening()
+                continue
             try:
                 if context is None:
                     context = opening()

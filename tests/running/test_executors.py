@@ -16,13 +16,17 @@ from helpers import (
     ROOT,
     count,
     open_context,
+    open_marking,
+    open_nothing,
     sleep,
 )
 
 from autoprune.running.executor import (
     Done,
     Executor,
+    Failed,
     Opening,
+    Progress,
     reference,
     resolve,
 )
@@ -98,6 +102,40 @@ def test_close_leaves_no_process_idle_or_busy(make_local: Make) -> None:
     executor.close()
     assert worker_processes() == []
     assert time.monotonic() - started < 5
+
+
+def test_workers_that_are_warmed_up_open_their_context_once_and_before_their_first_job(
+    tmp_path: Path,
+) -> None:
+    opening = Opening(function=reference(open_marking), spec={"word": str(tmp_path)})
+    executor = LocalExecutor(opening, workers=2, log_folder=tmp_path / "logs")
+    try:
+        executor.warm_up()
+        (warm,) = worker_processes()
+        mark = tmp_path / str(warm.pid)
+        deadline = time.monotonic() + 60
+        while not mark.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert mark.exists()
+        executor.submit("first", sleep, seconds=60.0)  # on the other one, which comes first
+        begun = executor.next_event()
+        assert isinstance(begun, Progress)
+        assert begun.value != warm.pid
+        executor.submit("second", sleep, seconds=0.0)
+        assert executor.next_event() == Progress(job="second", value=warm.pid)
+        assert mark.read_text() == "x"
+    finally:
+        executor.close()
+    assert worker_processes() == []
+
+
+def test_a_worker_that_cannot_be_warmed_up_says_so_at_its_first_job(make_local: Make) -> None:
+    executor = make_local(open_nothing, workers=2)
+    executor.warm_up()
+    for job in ("first", "second"):
+        executor.submit(job, sleep, seconds=0.0)
+    said = [executor.next_event() for _ in range(2)]
+    assert [e.cause for e in said if isinstance(e, Failed)] == ["There is no bone."] * 2
 
 
 DRIVER = """

@@ -96,6 +96,8 @@ def _update(found: dict[str, TrialFacts], file: Path, read: Read) -> None:
     value = read_json(file)
     try:
         name = str(value.get("name", value.get("key")))
+        if name == DENSE:
+            return  # it is recorded beside the trials, and is none
         number = int(name[1:].removesuffix(FINAL))
         known = {key: fact for key, fact in read(value).items() if fact is not None}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
