@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoprune import jobs
+from autoprune.asking import RETRIES
 from autoprune.errors import AutopruneError
 from autoprune.finale import UnexpectedError, run_job
 from autoprune.progress import Reporter, Status
@@ -22,6 +23,8 @@ USUAL_CRITERION = "taylor"
 """By which groups are cut to see which of them hurt, if the study searches it."""
 SENSITIVITY_SECONDS = 10.0
 """What a search may spend on that, unasked."""
+SENSITIVITY_LIMIT = 60.0
+"""Seconds after which a worker that hangs on it is ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +128,13 @@ def note_sensitivity(
     criterion = USUAL_CRITERION if USUAL_CRITERION in criteria else criteria[0]
     try:
         found = sensitivity_of(
-            study, store, executor, reporter, criterion=criterion, within=SENSITIVITY_SECONDS
+            study,
+            store,
+            executor,
+            reporter,
+            criterion=criterion,
+            within=SENSITIVITY_SECONDS,
+            tries=1,
         )
     except (AutopruneError, UnexpectedError) as error:
         reporter.note(f"Which groups hurt could not be found out: {error}")
@@ -143,6 +152,7 @@ def sensitivity_of(
     criterion: str,
     fractions: Sequence[float] = jobs.FRACTIONS,
     within: float | None = None,
+    tries: int = RETRIES + 1,
 ) -> dict[str, Any]:
     """Return which groups of the prepared dense model hurt, as ``sensitivity.json`` has it."""
 
@@ -157,6 +167,7 @@ def sensitivity_of(
         criterion=criterion,
         fractions=list(fractions),
         within=within,
+        tries=tries,
     )
     return {
         "format": 1,

@@ -348,11 +348,13 @@ def run_job(
     executor: Executor,
     function: JobFunction,
     tell: Callable[[Mapping[str, Any]], None] | None = None,
+    *,
+    tries: int = RETRIES + 1,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Run one job to its end and return its result; raise what it failed with.
 
-    One whose worker dies is run again, at most twice.
+    One whose worker dies is run again, up to so many `tries` in all.
     """
     job = function.__name__
     executor.submit(job, function, **arguments)
@@ -365,7 +367,7 @@ def run_job(
             executor.answer(job, go_on=True)
         elif isinstance(event, Failed):
             deaths += event.died
-            if event.died and deaths <= RETRIES:
+            if event.died and deaths < tries:
                 executor.submit(job, function, **arguments)
                 continue
             if event.fixable:

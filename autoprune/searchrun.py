@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 
 from autoprune import jobs
 from autoprune.asking import ended_trials
-from autoprune.dense import Dense, note_sensitivity, prepare_dense
+from autoprune.dense import SENSITIVITY_LIMIT, Dense, note_sensitivity, prepare_dense
 from autoprune.driver import Driver
 from autoprune.errors import AutopruneError, is_full, without_room
 from autoprune.finale import Finale, UnexpectedError
@@ -193,7 +193,9 @@ class SearchRun:
 
     def _open_executor(self) -> Executor:
         limit = self.settings.trial_timeout
-        limits = None if limit is None else {reference(jobs.evaluate): limit}
+        limits = {reference(jobs.sensitivity): min(SENSITIVITY_LIMIT, limit or math.inf)}
+        if limit is not None:
+            limits[reference(jobs.evaluate)] = limit
         if self.cluster is not None:
             return self._on_cluster(*self.cluster, limits)
         workers = self.settings.worker_count()
@@ -208,7 +210,7 @@ class SearchRun:
         )
 
     def _on_cluster(
-        self, cluster: Cluster, luggage: Luggage, limits: Mapping[str, float] | None
+        self, cluster: Cluster, luggage: Luggage, limits: Mapping[str, float]
     ) -> Executor:
         workers = self.settings.workers
         return RayExecutor(

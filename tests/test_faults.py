@@ -10,8 +10,9 @@ import pytest
 from helpers import write_study
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune import run
+from autoprune import run, searchrun
 from autoprune.errors import AutopruneError
+from autoprune.progress import SilentReporter
 from autoprune.results.store import Store
 
 pytestmark = pytest.mark.usefixtures("quick_export")
@@ -64,6 +65,38 @@ FAULTS = {
 }
 
 
+@pytest.fixture
+def trials_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing but trials meet the fault: a search cuts groups before its first one, too."""
+    monkeypatch.setattr(searchrun, "note_sensitivity", lambda *a: None)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_hurts_is_left_out_when_finding_out_hurts(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what, words = FAULTS[fault]
+    monkeypatch.setattr(searchrun, "SENSITIVITY_LIMIT", 5.0)
+    out, notes = tmp_path / "out", Notes()
+    study = faulty(tmp_path, what)
+    result = run.search(study, out=out, budget=1, reporter=notes, **ONE)
+    assert result.trials == {"complete": 1, "stopped": 0, "failed": 0}
+    (note,) = [text for text in notes.told if text.startswith("Which groups hurt")]
+    assert words.replace("10 s", "5 s") in note
+    assert not (out / "sensitivity.json").exists()
+
+
+class Notes(SilentReporter):
+    """Keeps what it is told that should stay on the screen."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.told.append(message)
+
+
+@pytest.mark.usefixtures("trials_alone")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_trial_that_was_cut_short_is_tried_again(fault: str, tmp_path: Path) -> None:
     what, words = FAULTS[fault]
@@ -81,6 +114,7 @@ def test_a_trial_that_was_cut_short_is_tried_again(fault: str, tmp_path: Path) -
     assert not list((out / "underway").glob("*"))
 
 
+@pytest.mark.usefixtures("trials_alone")
 def test_a_trial_is_tried_no_more_than_three_times(tmp_path: Path) -> None:
     out = tmp_path / "out"
     study = faulty(tmp_path, FAULTS["torch memory"][0], times=4)
@@ -91,6 +125,7 @@ def test_a_trial_is_tried_no_more_than_three_times(tmp_path: Path) -> None:
     assert trials[3].params != trials[0].params
 
 
+@pytest.mark.usefixtures("trials_alone")
 def test_many_failures_in_a_row_stop_the_search_with_their_cause(tmp_path: Path) -> None:
     out = tmp_path / "out"
     study = faulty(tmp_path, FAULTS["torch memory"][0], times=99)
@@ -102,6 +137,7 @@ def test_many_failures_in_a_row_stop_the_search_with_their_cause(tmp_path: Path)
     assert run.search(study, out=out, budget=2, **HERE).trials["complete"] == 2
 
 
+@pytest.mark.usefixtures("trials_alone")
 def test_a_death_in_the_final_stage_is_made_up_for_in_that_sitting(tmp_path: Path) -> None:
     out = tmp_path / "out"
     when = 'Path("{0}").exists() and len(list(Path("{0}").glob("t*/candidate.json"))) >= 2'
