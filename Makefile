@@ -9,7 +9,7 @@ search: $(VENV)/.installed  ## Find smaller models for the built-in study
 	$(BIN)/autoprune search --budget 50
 
 test: $(VENV)/.installed-dev  ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev  ## Formatting, lint, types, import contract
 	$(BIN)/ruff format --check .

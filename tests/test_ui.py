@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -110,7 +111,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page(viewport={"width": 1280, "height": 1200})
     page.set_default_timeout(60_000)
     yield page
     page.close()
@@ -199,3 +200,9 @@ def test_the_search_s_run_says_what_is_worth_a_look_and_shows_the_front(
     assert picture.first.evaluate(width) > 300
     picture_of(page, "mlflow-front")
     assert errors == []
+
+
+def test_the_ui_listens_on_this_machine_alone(address: str) -> None:
+    port = int(address.rpartition(":")[2])
+    found = [c for c in psutil.net_connections(kind="inet") if c.laddr and c.laddr.port == port]
+    assert {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
