@@ -3,13 +3,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: search test lint docs-images clean
+# More processes than cores: tests wait for servers and workers.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: search test test-long lint docs-images clean
 
 search: $(VENV)/.installed  ## Find smaller models for the built-in study
 	$(BIN)/autoprune search --budget 50
 
-test: $(VENV)/.installed-dev  ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.installed-dev  ## Run the tests
+	$(PYTEST) -m "not long"
+
+test-long: $(VENV)/.installed-dev  ## Run those that kill, interrupt, or start servers and clusters
+	$(PYTEST) -m long
 
 lint: $(VENV)/.installed-dev  ## Formatting, lint, types, import contract
 	$(BIN)/ruff format --check .

@@ -23,6 +23,7 @@ from autoprune.results.store import Store
 from autoprune.searching.candidate import trial_name
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]

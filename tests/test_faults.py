@@ -15,7 +15,7 @@ from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter
 from autoprune.results.store import Store
 
-pytestmark = pytest.mark.usefixtures("quick_export")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_export")]
 
 ONE: dict[str, Any] = {"workers": 1, "tracking_uri": "none", "early_stop": False}
 

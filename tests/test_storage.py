@@ -36,7 +36,7 @@ from autoprune.searching.journal import open_journal, together
 from autoprune.searching.storage_url import open_database, with_driver
 
 DENSE_PARAMS = 64 * 24 + 24 + 24 * 16 + 16 + 16 * 10 + 10
-pytestmark = pytest.mark.usefixtures("databases_closed")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("databases_closed")]
 
 KINDS = ("sqlite", "postgresql")
 Url = Callable[[str], str]
