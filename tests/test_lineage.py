@@ -270,6 +270,7 @@ def chains(out: Path) -> Iterator[list[str]]:
 
 
 @pytest.mark.usefixtures("quick_export")
+@pytest.mark.long
 def test_a_killed_worker_breaks_no_lineage(tmp_path: Path) -> None:
     out = tmp_path / "out"
     study = write_study(tmp_path / "study.py", before=SLOW, epochs=2, final_epochs=1)

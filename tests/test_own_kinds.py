@@ -211,6 +211,7 @@ def _nearly(value: float) -> Any:
     return pytest.approx(value, abs=1e-4)
 
 
+@pytest.mark.long
 def test_regression(tmp_path: Path) -> None:
     value = searched(tmp_path, REGRESSION, "--tracking-uri", "none")
     assert value["metric"] == "neg_mean_absolute_error"
@@ -218,6 +219,7 @@ def test_regression(tmp_path: Path) -> None:
     assert -0.9 < value["dense"]["valid"] < 0  # guessing the mean is off by 0.86
 
 
+@pytest.mark.long
 def test_several_outputs_with_an_own_step_and_an_error_as_score(tmp_path: Path) -> None:
     value = searched(tmp_path, TWO_HEADS)
     assert value["metric"] == "errors"
@@ -231,6 +233,7 @@ def test_several_outputs_with_an_own_step_and_an_error_as_score(tmp_path: Path) 
     assert (tmp_path / "out" / "mlflow.db").exists()
 
 
+@pytest.mark.long
 def test_a_task_from_scratch(tmp_path: Path) -> None:
     value = searched(tmp_path, AUTOENCODER, "--tracking-uri", "none")
     assert value["metric"] == "squared error"

@@ -111,6 +111,7 @@ def test_doctor_says_whether_a_size_can_be_reached(
     assert [layer["name"] for layer in value["layers"]] == ["0", "2", "5"]
 
 
+@pytest.mark.long
 def test_a_new_study_is_searched_and_its_front_shown(started: Path, here: Here) -> None:
     run = run_cli(
         "search", "my_net.py", "--budget", 2, "--workers", 0, "--tracking-uri", "none", cwd=started

@@ -32,6 +32,7 @@ from autoprune.searching.candidate import DENSE, trial_name
 from autoprune.telling import COVERED
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),

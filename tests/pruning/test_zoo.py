@@ -290,6 +290,7 @@ def _asked_for(items: list[pytest.Item]) -> Iterator[str]:
                 yield name
 
 
+@pytest.mark.long
 def test_exports(net: Examined, name: str, exports: Exports) -> None:
     if name in exports.errors:
         raise exports.errors[name]
