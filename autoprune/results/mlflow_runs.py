@@ -144,15 +144,11 @@ class MlflowRuns:
             self._api.log(
                 self._api.runs[model.key], time=record.time, metrics=model.metrics, tags=tags
             )
-        gone = [file for file in record.files if not (self._root / file).exists()]
-        for file in record.files:
-            if file not in gone:
-                self._api.client.log_artifact(self._api.parent(record.time), str(self._root / file))
-                self._api.step()
+        lacking = self._attach(record.files, time=record.time)
         registered: list[Registered] = []
         for model in models:
             if not (self._root / model.folder).is_dir():
-                gone.append(model.folder)
+                lacking.append(_gone(model.folder))
                 continue
             try:
                 run = self._api.runs[model.key]
@@ -173,11 +169,13 @@ class MlflowRuns:
                     )
                 )
             elif record.overview.register is not None:
-                gone.append(f"{model.folder} as a registered model")
+                lacking.append(
+                    f"{model.folder} cannot be registered: MLflow serves none of its formats."
+                )
         self._overview(record, registered)
         if problems:
             raise AutopruneError("; ".join(problems))
-        return [f"MLflow cannot be given {name}: it is not there any more." for name in gone]
+        return lacking
 
     def _overview(self, record: FrontRecord, models: list[Registered]) -> None:
         """Say on the search's own run what is worth a look, and register it."""
@@ -211,13 +209,17 @@ class MlflowRuns:
             if file not in gone:
                 self._api.client.log_artifact(self._api.parent(time), str(self._root / file))
                 self._api.step()
-        return [f"MLflow cannot be given {name}: it is not there any more." for name in gone]
+        return [_gone(file) for file in gone]
 
     def _finish(self, record: FinishRecord) -> None:
         run = self._api.parent(record.time)
         self._api.log(run, time=record.time, metrics=record.metrics)
         self._api.client.set_terminated(run, record.status, end_time=milliseconds(record.time))
         self._api.step()
+
+
+def _gone(name: str) -> str:
+    return f"MLflow cannot be given {name}: it is not there any more."
 
 
 def _source() -> dict[str, str]:

@@ -559,6 +559,29 @@ def test_another_front_moves_the_aliases_and_says_who_has_left(recorder: Recorde
     ]
 
 
+def test_a_model_that_mlflow_cannot_serve_is_not_registered_and_that_is_said(
+    recorder: Recorder,
+) -> None:
+    store = recorder.store("unserved")
+    tracker = MlflowTracker(
+        store, uri=recorder.database, experiment="unserved", search=SEARCH, name="tiny"
+    )
+    tracker.trial(ended("t000"))
+    tracker.ended("t000")
+    (store.front / "t000" / "model.pt2").unlink()
+    model = FrontModel(
+        key="t000",
+        folder=store.front / "t000",
+        metrics={"test": 0.5},
+        module=lambda: nn.Linear(4, 2),
+        example=torch.zeros(2, 4),
+    )
+    tracker.front([model], [], Overview(aliases={"best": "t000"}, register="unserved"))
+    (said,) = tracker.finish({}, status="FINISHED")
+    assert said == "front/t000 cannot be registered: MLflow serves none of its formats."
+    assert contents(recorder.database, "unserved")["versions"] == []
+
+
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a:b", "a@b"])
 def test_a_registered_model_needs_a_name_that_an_address_can_hold(name: str) -> None:
     with pytest.raises(AutopruneError, match="registered model"):
