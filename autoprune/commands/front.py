@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
-from autoprune.commands.options import JsonOption, OutArgument
+from autoprune.commands.options import JsonOption, MaxParamsOption, MinAccuracyOption, OutArgument
 from autoprune.errors import AutopruneError
 
 EXAMPLES = (
@@ -18,13 +17,8 @@ EXAMPLES = (
 
 def front(
     out: OutArgument,
-    max_params: Annotated[
-        str | None, typer.Option(metavar="N", help="Only models this small, e.g. 50k or 1.5M.")
-    ] = None,
-    min_accuracy: Annotated[
-        str | None,
-        typer.Option(metavar="SCORE", help="Only models this good on validation, e.g. 0.98, 98%."),
-    ] = None,
+    max_params: MaxParamsOption = None,
+    min_accuracy: MinAccuracyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the models that a search found."""

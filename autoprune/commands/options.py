@@ -17,6 +17,13 @@ StudyOption = Annotated[
         metavar="STUDY", help="The study that was searched.  [default: what the search ran]"
     ),
 ]
+MaxParamsOption = Annotated[
+    str | None, typer.Option(metavar="N", help="Only models this small, e.g. 50k or 1.5M.")
+]
+MinAccuracyOption = Annotated[
+    str | None,
+    typer.Option(metavar="SCORE", help="Only models this good on validation, e.g. 0.98, 98%."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoprune.commands.options import JsonOption, OutArgument, shown
+from autoprune.commands.options import (
+    JsonOption,
+    MaxParamsOption,
+    MinAccuracyOption,
+    OutArgument,
+    shown,
+)
 from autoprune.errors import AutopruneError
 
 if TYPE_CHECKING:
@@ -23,13 +29,8 @@ EXAMPLES = (
 
 def pick(
     out: OutArgument,
-    max_params: Annotated[
-        str | None, typer.Option(metavar="N", help="Only models this small, e.g. 50k or 1.5M.")
-    ] = None,
-    min_accuracy: Annotated[
-        str | None,
-        typer.Option(metavar="SCORE", help="Only models this good on validation, e.g. 0.98, 98%."),
-    ] = None,
+    max_params: MaxParamsOption = None,
+    min_accuracy: MinAccuracyOption = None,
     max_latency: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Only models this fast, e.g. 2ms or 500us."),
