@@ -257,10 +257,9 @@ class Finale:
         return {**entry, "path": f"front/{name}"}
 
     def _faults(self, folders: Mapping[str, Path]) -> dict[str, list[str]]:
+        faults: dict[str, list[str]] = {name: [] for name in folders}
         if self.extras:
-            faults = verify(list(folders.values()))
-        else:
-            faults = {name: [] for name in folders}
+            faults |= verify(list(folders.values()))
         for name, folder in folders.items():
             answer = run_job(self.executor, jobs.reload_check, folder=self.store.relative(folder))
             faults[name] = [*faults[name], *answer["faults"]]
