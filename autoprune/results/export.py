@@ -86,9 +86,8 @@ def export_model(
         **plan.to_json(),
     }
     example = map_tensors(lambda t: t.detach().cpu(), example)
-    formats, problems, dynamic = ["safetensors"], [], False
-    if programs:
-        dynamic = _write_programs(model, folder, example, formats, problems)
+    formats, problems = ["safetensors"], list[str]()
+    dynamic = programs and _write_programs(model, folder, example, formats, problems)
     written = sorted(file for file in folder.iterdir() if file.name.startswith((PROGRAM, ONNX)))
     content["files"] = {file.name: file_digest(file) for file in written}
     write_signed(folder / PLAN, content)
