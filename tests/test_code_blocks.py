@@ -42,7 +42,10 @@ MOST_SKIPPED = 6
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of an MLP that has the built-in study's name."""
-    return write_study(tmp_path_factory.mktemp("study") / "my_study.py", name="digits")
+    folder = tmp_path_factory.mktemp("study")
+    # A weak dense model: trials of a few epochs are as good, as those of a real search are.
+    dense = "train=FineTune(epochs=2, lr=1e-2, batch_size=32)"
+    return write_study(folder / "my_study.py", name="digits", dense=dense, epochs=8)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,7 @@ def test_few_blocks_are_left_out_and_each_says_why() -> None:
     skips = [
         (path.name, reason)
         for path in PAGES
-        for reason in re.findall(r"<!-- skip: (.*?) -->", path.read_text())
+        for reason in re.findall(r"^<!-- skip: (.*?) -->", path.read_text(), re.MULTILINE)
     ]
     assert all(re.fullmatch(r'next ".+"', reason) for _, reason in skips), skips
     assert len(skips) <= MOST_SKIPPED, skips
