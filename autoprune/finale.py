@@ -58,6 +58,8 @@ class Finale:
     """What the score is traded against, by the objectives' names."""
     latency: Mapping[str, Any]
     """How latency is measured, as `jobs.latencies` takes it."""
+    extras: bool = True
+    """Whether programs are written and proved, models timed, and pictures drawn."""
 
     def export(
         self,
@@ -92,7 +94,7 @@ class Finale:
         answers = run_all(
             self.executor,
             jobs.export,
-            orders,
+            {name: order | {"programs": self.extras} for name, order in orders.items()},
             what="The export",
             tell=lambda done: self.reporter.update(
                 Status(stage="export", done=done, total=len(orders))
@@ -142,6 +144,8 @@ class Finale:
         self, front_json: Mapping[str, Any], trials: list[Candidate], study: optuna.Study
     ) -> list[Path]:
         """Draw the front, as a picture and as an interactive page, and more; return the files."""
+        if not self.extras:
+            return []
         return [
             *draw_front(self.store, front_json, trials),
             *self._proxy_pictures(front_json, trials),
@@ -214,6 +218,8 @@ class Finale:
 
     def _latencies(self, orders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """Measure the dense model and the exported ones; return what their entries say of it."""
+        if not self.extras:
+            return {name: {} for name in (DENSE, *orders)}
         answer = run_job(self.executor, jobs.latencies, models=orders, **self.latency)
         for problem in answer["problems"]:
             self.reporter.note(problem)
@@ -251,7 +257,9 @@ class Finale:
         return {**entry, "path": f"front/{name}"}
 
     def _faults(self, folders: Mapping[str, Path]) -> dict[str, list[str]]:
-        faults = verify(list(folders.values()))
+        faults: dict[str, list[str]] = {name: [] for name in folders}
+        if self.extras:
+            faults |= verify(list(folders.values()))
         for name, folder in folders.items():
             answer = run_job(self.executor, jobs.reload_check, folder=self.store.relative(folder))
             faults[name] = [*faults[name], *answer["faults"]]

@@ -114,11 +114,12 @@ def test_score(bench: Workbench, *, name: str) -> Job:
     return {"test": _tested(bench, bench.model(name))}
 
 
-def export(bench: Workbench, *, name: str, weights: str, folder: str) -> Job:
+def export(bench: Workbench, *, name: str, weights: str, folder: str, programs: bool = True) -> Job:
     """Score a front model on the test split and write it in every format.
 
     `name` is the candidate whose plan is exported, `weights` the one whose weights are: itself,
-    or its final stage. `folder` is relative to the store's.
+    or its final stage. `folder` is relative to the store's. Without `programs` there are its
+    weights and its plan alone.
     """
     yield {}
     candidate = bench.store.load_candidate(name)
@@ -136,6 +137,7 @@ def export(bench: Workbench, *, name: str, weights: str, folder: str) -> Job:
             "dense": fingerprint(bench.grouping),
         },
         zeroed=tuple(bench.grouping.weights.values()),
+        programs=programs,
     )
     return {"test": test, "formats": exported.formats, "problems": exported.problems}
 

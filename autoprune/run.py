@@ -64,7 +64,7 @@ def search(
         ``workers``, ``engine``, ``address``, ``cpus_per_trial``,
         ``gpus_per_trial``, ``sampler``, ``strategy``, ``objectives``, ``latency_engine``,
         ``latency_batch``, ``objective``, ``accuracy_weight``, ``early_stop``, ``inherit``,
-        ``storage``, ``join``, ``tracking_uri``, ``experiment``.
+        ``storage``, ``join``, ``tracking_uri``, ``experiment``, ``register``, ``extras``.
 
     Raises
     ------

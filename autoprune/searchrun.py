@@ -138,7 +138,8 @@ class SearchRun:
         self.tracker.dense(
             dense_record(self.study, dense.score, prepared=self.store.dense_prepared)
         )
-        note_sensitivity(self.study, self.store, executor, self.reporter)
+        if self.settings.extras:
+            note_sensitivity(self.study, self.store, executor, self.reporter)
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
@@ -357,6 +358,7 @@ class SearchRun:
             reporter=self.reporter,
             costs=self.costs,
             latency=self.settings.latency,
+            extras=self.settings.extras,
         )
         result = finale.export(
             dense=dense.score,

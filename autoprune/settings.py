@@ -82,6 +82,10 @@ class Settings:
     register: str | None = None
     """Name in MLflow's model registry that the front's models become versions of, with the aliases
     ``smallest``, ``knee`` and ``best``."""
+    extras: bool = True
+    """Whether the search leaves more than its models' weights and plans, which are reloaded and
+    compared in any case: programs (``model.pt2``, ``model.onnx``) that are proved in a process of
+    their own, the front's times, pictures, and which groups hurt."""
 
     def __post_init__(self) -> None:
         names = self.objectives
@@ -171,6 +175,11 @@ class Settings:
         if self.tracking_uri == "none":
             raise AutopruneError(
                 "`register` must go with MLflow, but `tracking_uri` is 'none'. Leave out one."
+            )
+        if not self.extras:
+            raise AutopruneError(
+                "`register` must go with programs, which MLflow loads, but `extras` is False. "
+                "Leave out one."
             )
 
     @property

@@ -84,7 +84,7 @@ class Shipping:
     def _test_score(self, *, name: str) -> Freight:
         return Freight(needs=self._models(name))
 
-    def _export(self, *, name: str, weights: str, folder: str) -> Freight:
+    def _export(self, *, name: str, weights: str, folder: str, **_: Any) -> Freight:
         return Freight(needs=self._models(name, weights), leaves=_exported(folder))
 
     def _latencies(self, *, models: Mapping[str, Mapping[str, str]], **_: Any) -> Freight:

@@ -269,6 +269,31 @@ class Predicting(optuna.samplers.RandomSampler):
         study._storage.set_trial_user_attr(trial._trial_id, "predicted", -float(trial.number))
 
 
+def test_without_extras_a_search_leaves_weights_and_plans(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "tiny.py")
+    out = tmp_path / "out"
+    result = run.search(study, out=out, budget=2, extras=False, **UNTRACKED)
+    left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    folders = {f"front/{model.name}" for model in result.front}
+    exported = {name for name in left if name.startswith("front/")}
+    files = ("model.safetensors", "plan.json", "metrics.json")
+    assert exported == {f"{folder}/{file}" for folder in folders for file in files}
+    assert not {name for name in left if name.endswith((".png", ".html", ".onnx"))}
+    assert "sensitivity.json" not in left
+    for entry in json.loads((out / "front.json").read_text())["front"]:
+        assert entry["verified"]
+        assert entry["formats"] == ["safetensors"]
+        small = result.load(entry["name"])
+        assert sum(p.numel() for p in small.parameters()) == entry["params"]
+    assert not [m for m in result.front if m.latency_ms is not None]
+
+
+def test_a_registry_wants_programs(tmp_path: Path) -> None:
+    with pytest.raises(AutopruneError, match="`register` must go with programs"):
+        run.search("digits", out=tmp_path / "out", extras=False, register="tiny")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.usefixtures("quick_export")
 def test_a_samplers_predictions_are_judged_too(study: Path, tmp_path: Path) -> None:
     result = run.search(study, out=tmp_path / "out", sampler=Predicting(seed=0), **SETTINGS)

@@ -125,6 +125,13 @@ def search(
             "smallest, knee and best."
         ),
     ] = None,
+    extras: Annotated[
+        bool,
+        typer.Option(
+            "--extras/--no-extras",
+            help="Write, time and draw the models of the front, or leave weights and plans alone.",
+        ),
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the front alone.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -168,6 +175,7 @@ def search(
             tracking_uri=tracking_uri,
             experiment=experiment,
             register=register,
+            extras=extras,
         )
     if as_json:
         typer.echo((result.out / "front.json").read_text(), nl=False)

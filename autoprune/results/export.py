@@ -57,6 +57,7 @@ def export_model(
     plan: Plan,
     about: Mapping[str, Any],
     zeroed: Sequence[str] = (),
+    programs: bool = True,
 ) -> Exported:
     """Write `model` to `folder` in every format, with the reference that proves them.
 
@@ -69,6 +70,8 @@ def export_model(
         JSON-able facts that go into ``plan.json``.
     zeroed
         Parameters of which single weights were pruned: only those that are not zero count.
+    programs
+        Whether to write ``model.pt2`` and ``model.onnx`` beside the weights and the plan.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = model.cpu().eval()
@@ -83,25 +86,35 @@ def export_model(
         **plan.to_json(),
     }
     example = map_tensors(lambda t: t.detach().cpu(), example)
-    formats, problems = ["safetensors"], []
-    program, dynamic = None, False
+    formats, problems = ["safetensors"], list[str]()
+    dynamic = programs and _write_programs(model, folder, example, formats, problems)
+    written = sorted(file for file in folder.iterdir() if file.name.startswith((PROGRAM, ONNX)))
+    content["files"] = {file.name: file_digest(file) for file in written}
+    write_signed(folder / PLAN, content)
+    _save_reference(model, folder, example, dynamic=dynamic)
+    return Exported(formats=tuple(formats), problems=tuple(problems))
+
+
+def _write_programs(
+    model: nn.Module, folder: Path, example: Any, formats: list[str], problems: list[str]
+) -> bool:
+    """Write what programs can be had; add to `formats` and `problems` what came of it.
+
+    Returns whether they take batches of any size.
+    """
     try:
         program, dynamic = _trace(model, example)
         torch.export.save(program, folder / PROGRAM)
         formats.append("pt2")
     except Exception as error:
         problems.append(f"pt2: {first_line(error)}")
-    if program is not None:
-        try:
-            save_onnx(program, folder / ONNX)
-            formats.append("onnx")
-        except Exception as error:
-            problems.append(f"onnx: {first_line(error)}")
-    written = sorted(file for file in folder.iterdir() if file.name.startswith((PROGRAM, ONNX)))
-    content["files"] = {file.name: file_digest(file) for file in written}
-    write_signed(folder / PLAN, content)
-    _save_reference(model, folder, example, dynamic=dynamic)
-    return Exported(formats=tuple(formats), problems=tuple(problems))
+        return False
+    try:
+        save_onnx(program, folder / ONNX)
+        formats.append("onnx")
+    except Exception as error:
+        problems.append(f"onnx: {first_line(error)}")
+    return dynamic
 
 
 def export_onnx(model: nn.Module, path: Path, *, example: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def pick(
     if not within:
         raise AutopruneError(nothing_within(result, limits, latencies))
     choose = choose or _usual(limits)
-    model = _CHOOSERS[choose](result, within)
+    model = chosen(result, within, choose)
     source = result.out / model.path
     picked = Picked(
         model=model,
@@ -128,6 +128,11 @@ def pick(
     return replace(picked, folder=Path(to).resolve(), replaced=replaced)
 
 
+def chosen(result: SearchResult, models: Sequence[Model], choose: str) -> Model:
+    """Return the one of a result's `models` that `choose` names: best, smallest or knee."""
+    return _CHOOSERS[choose](result, models)
+
+
 def _usual(limits: Limits) -> str:
     """Return what is meant where nobody says: the other end of what is limited."""
     scored = limits.min_accuracy is not None or limits.max_loss is not None
@@ -135,19 +140,19 @@ def _usual(limits: Limits) -> str:
     return "smallest" if scored and not costed else "best"
 
 
-def _best(result: SearchResult, models: list[Model]) -> Model:
+def _best(result: SearchResult, models: Sequence[Model]) -> Model:
     return max(models, key=lambda m: (_sign(result) * m.valid, -m.params))
 
 
-def _smallest(result: SearchResult, models: list[Model]) -> Model:
+def _smallest(result: SearchResult, models: Sequence[Model]) -> Model:
     return min(models, key=lambda m: (m.params, -_sign(result) * m.valid))
 
 
-def _knee(result: SearchResult, models: list[Model]) -> Model:
+def _knee(result: SearchResult, models: Sequence[Model]) -> Model:
     return knee(models, higher_is_better=result.higher_is_better)
 
 
-_CHOOSERS: Mapping[str, Callable[[SearchResult, list[Model]], Model]] = {
+_CHOOSERS: Mapping[str, Callable[[SearchResult, Sequence[Model]], Model]] = {
     "best": _best,
     "smallest": _smallest,
     "knee": _knee,
