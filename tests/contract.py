@@ -163,50 +163,35 @@ class ProcessContract(ExecutorContract):
     def test_a_job_that_takes_too_long_is_ended_with_its_worker(
         self, make: Make, tmp_path: Path
     ) -> None:
-        executor = make(workers=2, limits={reference(hang): 0.5})
-        executor.submit("steady", sleep, seconds=1.5)
+        executor = make(workers=2, limits={reference(hang): 3.0})
+        executor.submit("steady", sleep, seconds=0.0)
+        assert isinstance(executor.next_event(), Progress)
         executor.submit("stuck", hang, folder=str(tmp_path))
-        for _ in range(2):
-            event = executor.next_event()
-            assert isinstance(event, Progress)
-            executor.answer(event.job, go_on=True)
-        started = time.monotonic()
+        assert executor.next_event() == Progress(job="stuck", value={})
+        executor.answer("stuck", go_on=True)
         late = executor.next_event()
-        assert 0.3 < time.monotonic() - started < 5
         assert isinstance(late, Failed)
         assert (late.job, late.died, late.fixable) == ("stuck", True, False)
-        assert "longer than 0.5 s" in late.cause
-        child = psutil.Process(int((tmp_path / "child").read_text())) if _lives(tmp_path) else None
-        assert child is None or ended(child)
+        assert "longer than 3 s" in late.cause
+        child = int((tmp_path / "child").read_text())
+        assert not psutil.pid_exists(child) or ended(psutil.Process(child))
         executor.submit("next", count, up_to=1)  # and its slot is free
-        done = {}
-        while len(done) < 2:
-            event = executor.next_event()
-            if isinstance(event, Progress):
-                executor.answer(event.job, go_on=True)
-            else:
-                done[event.job] = event
-        assert done == {
-            "steady": Done(job="steady", value={}),
-            "next": Done(job="next", value={"heard": [True]}),
-        }
+        assert finish(executor)[-1] == Done(job="next", value={"heard": [True]})
+        executor.answer("steady", go_on=True)
+        assert executor.next_event() == Done(job="steady", value={})
 
     def test_a_job_that_tells_of_progress_is_late_all_the_same(self, make: Make) -> None:
-        executor = make(limits={reference(crawl): 0.6})
+        executor = make(limits={reference(crawl): 2.0})
         executor.submit("slow", crawl, seconds=0.1)
         events = finish(executor)
-        assert 2 <= len(events) < 12
+        assert 2 <= len(events) < 30
         assert isinstance(events[-1], Failed)
         assert events[-1].died
 
     def test_the_time_to_open_the_context_is_not_the_jobs(self, make: Make) -> None:
-        executor = make(open_slowly, limits={reference(count): 0.5})
+        executor = make(open_slowly, limits={reference(count): 2.0})
         executor.submit("a", count, up_to=1)
         assert finish(executor)[-1] == Done(job="a", value={"heard": [True]})
-
-
-def _lives(folder: Path) -> bool:
-    return psutil.pid_exists(int((folder / "child").read_text()))
 
 
 def ended(process: psutil.Process, *, within: float = 10.0) -> bool:

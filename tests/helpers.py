@@ -280,7 +280,7 @@ def open_marking(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_slowly(spec: dict[str, Any]) -> dict[str, Any]:
-    time.sleep(1.0)
+    time.sleep(2.5)
     return open_context(spec)
 
 

