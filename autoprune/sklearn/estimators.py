@@ -169,7 +169,9 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
 
     def _checked(self, *data: ArrayLike, **rules: Any) -> Any:
         """Return the data as scikit-learn checks them, inputs in the networks' precision."""
-        with np.errstate(over="ignore"):  # what is too large is refused in a moment
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # what is too large is refused in a moment
             return validate_data(self, *data, dtype=np.float32, **rules)
 
     def _answers(self, X: ArrayLike) -> NDArray[Any]:
