@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from autoprune import finale, run
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE
-from autoprune.study import REGISTRIES
 from autoprune.training.sparsify import SPARSIFIERS
 
 pytestmark = [
@@ -27,15 +25,6 @@ pytestmark = [
 METHODS = (ROOT / "docs" / "pruning-methods.md").read_text()
 
 
-@pytest.fixture
-def registry() -> Iterator[None]:
-    before = [(registry, dict(registry)) for registry in REGISTRIES]
-    yield
-    for registry, entries in before:
-        registry.clear()
-        registry.update(entries)
-
-
 def written(folder: Path, name: str) -> Path:
     """Write the documented study of that name to a file."""
     examples = re.findall(r"```python\n(.*?)```", METHODS, re.DOTALL)
@@ -45,7 +34,7 @@ def written(folder: Path, name: str) -> Path:
     return file
 
 
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("registries")
 def test_a_criterion_of_the_users_own_is_searched_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,7 +47,7 @@ def test_a_criterion_of_the_users_own_is_searched_with(
     assert b"mine/" in store.scores(DENSE).read_bytes()
 
 
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("registries")
 def test_a_group_rule_of_the_users_own_is_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +62,7 @@ def test_a_group_rule_of_the_users_own_is_followed(
     assert smallest.size_of_experts == smallest.left.out_features < 32
 
 
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("registries")
 def test_a_sparsifier_of_the_users_own_is_searched_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from autoprune.pruning.weights import load_sealed, save_sealed
+from autoprune.training.optimise import Optimisation
 from autoprune.training.regularise import Regulariser
 
 SECONDS = 10.0
@@ -34,7 +34,7 @@ class TrainingState:
     tensors: Mapping[str, Tensor]
     """The model's state, the optimiser's, the regulariser's and the random generators'."""
     numbers: Mapping[str, Any]
-    """The schedule's state and the learning rates, as JSON has them."""
+    """What the optimisation keeps beside tensors, as JSON has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,52 +42,54 @@ class Training:
     """The moving parts of a training run."""
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: LambdaLR
+    optimisation: Optimisation
     regulariser: Regulariser
     device: torch.device
 
     def state(self, epoch: int) -> TrainingState | None:
-        """Return where training stands; None if the regulariser cannot say where it does."""
-        own = self.regulariser.state()
-        if own is None:
+        """Return where training stands; None if a part of it cannot say where it does."""
+        own, numbers = self.regulariser.state(), self.optimisation.state()
+        if own is None or numbers is None:
             return None
         tensors = _prefixed("model", self.model.state_dict()) | _prefixed("regulariser", own)
-        for name, parameter in self._trained().items():
-            tensors |= _prefixed(f"optimizer/{name}", self.optimizer.state.get(parameter, {}))
+        for name, (optimizer, parameter) in self._trained().items():
+            moments = {n: v for n, v in optimizer.state.get(parameter, {}).items() if v is not None}
+            if not all(isinstance(value, Tensor) for value in moments.values()):
+                return None
+            tensors |= _prefixed(f"optimizer/{name}", moments)
         tensors["random/cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
-        numbers = {
-            "schedule": {n: v for n, v in self.schedule.state_dict().items() if n != "lr_lambdas"},
-            "rates": [group["lr"] for group in self.optimizer.param_groups],
-        }
         return TrainingState(epoch=epoch, tensors=tensors, numbers=numbers)
 
     def load(self, state: TrainingState) -> None:
         """Put every part where it stood."""
         self.model.load_state_dict(_part(state.tensors, "model"))
         self.regulariser.load_state(_part(state.tensors, "regulariser"))
-        for key, parameter in self._trained().items():
+        for key, (optimizer, parameter) in self._trained().items():
             moments = _part(state.tensors, f"optimizer/{key}")
             if moments:
                 # Fused AdamW keeps its step count beside the parameter, too.
-                self.optimizer.state[parameter] = {
+                optimizer.state[parameter] = {
                     name: moment.to(parameter.device) for name, moment in moments.items()
                 }
-        self.schedule.load_state_dict({**state.numbers["schedule"], "lr_lambdas": [None]})
-        for group, rate in zip(self.optimizer.param_groups, state.numbers["rates"], strict=True):
-            group["lr"] = rate
+        self.optimisation.load_state(dict(state.numbers))
         torch.set_rng_state(state.tensors["random/cpu"])
         if "random/cuda" in state.tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(state.tensors["random/cuda"], self.device)
 
-    def _trained(self) -> dict[str, Tensor]:
-        """Return what the optimiser trains, by a name that is the same in another process."""
+    def _trained(self) -> dict[str, tuple[torch.optim.Optimizer, Tensor]]:
+        """Return what is trained, and by what, by a name that is the same in another process."""
         names = {id(p): name for name, p in self.model.named_parameters()}
-        own = [p for g in self.optimizer.param_groups for p in g["params"] if id(p) not in names]
-        extra = {id(p): f"#{number}" for number, p in enumerate(own)}
-        return {(names | extra)[id(p)]: p for g in self.optimizer.param_groups for p in g["params"]}
+        found: dict[str, tuple[torch.optim.Optimizer, Tensor]] = {}
+        own = 0
+        for optimizer in self.optimisation.optimizers:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                name = names.get(id(parameter))
+                if name is None:
+                    name, own = f"#{own}", own + 1
+                found[name] = (optimizer, parameter)
+        return found
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

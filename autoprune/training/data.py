@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +15,22 @@ from autoprune.errors import AutopruneError
 from autoprune.pruning.forward import map_tensors, tensors_of
 from autoprune.training.task import Batch, Batches
 
+Unpack = Callable[[Any], tuple[Any, Any]]
 LABEL_KEYS = ("labels", "label", "targets", "target")
+
+
+def unpacked(item: Any) -> tuple[Any, Any]:
+    """Return inputs and targets of a batch; raise `AutopruneError` if they cannot be told."""
+    if isinstance(item, Mapping):
+        for key in LABEL_KEYS:
+            if key in item:
+                return {k: v for k, v in item.items() if k != key}, item[key]
+    elif isinstance(item, (tuple, list)) and len(item) >= 2:
+        return (item[0] if len(item) == 2 else tuple(item[:-1])), item[-1]
+    raise AutopruneError(
+        f"A dataset must give (inputs, targets) or a dict with one of {', '.join(LABEL_KEYS)}, "
+        f"but it gave a {type(item).__name__}."
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +80,8 @@ class LoaderSplit:
     """A split that a `Dataset` or `DataLoader` serves. A loader keeps its own batch size."""
 
     source: Dataset[Any] | DataLoader[Any]
+    unpack: Unpack = unpacked
+    """Returns inputs and targets of what the source gives."""
 
     @property
     def batch_size(self) -> int | None:
@@ -72,27 +89,29 @@ class LoaderSplit:
 
     def batches(self, batch_size: int, seed: int | None) -> Batches:
         if isinstance(self.source, DataLoader):
-            return _LoaderBatches(self.source, seed)
+            return _LoaderBatches(self.source, seed, self.unpack)
         options: dict[str, Any] = {}
         if seed is not None:
             # BatchNorm cannot train on a single sample.
             lone = len(cast("Sized", self.source)) % batch_size == 1
             drop_last = lone and len(cast("Sized", self.source)) > 1
             options = {"shuffle": True, "generator": _generator(seed), "drop_last": drop_last}
-        return _LoaderBatches(DataLoader(self.source, batch_size=batch_size, **options), seed)
+        loader = DataLoader(self.source, batch_size=batch_size, **options)
+        return _LoaderBatches(loader, seed, self.unpack)
 
 
 @dataclass(frozen=True, eq=False)
 class _LoaderBatches:
     loader: DataLoader[Any]
     seed: int | None
+    unpack: Unpack
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
         for item in self._items():
-            inputs, targets = _unpack(item)
+            inputs, targets = self.unpack(item)
             yield Batch(inputs=inputs, targets=targets)
 
     def _items(self) -> Iterator[Any]:
@@ -108,19 +127,6 @@ class _LoaderBatches:
         if first is not None:
             yield first
             yield from items
-
-
-def _unpack(item: Any) -> tuple[Any, Any]:
-    if isinstance(item, Mapping):
-        for key in LABEL_KEYS:
-            if key in item:
-                return {k: v for k, v in item.items() if k != key}, item[key]
-    elif isinstance(item, (tuple, list)) and len(item) >= 2:
-        return (item[0] if len(item) == 2 else tuple(item[:-1])), item[-1]
-    raise AutopruneError(
-        f"A dataset must give (inputs, targets) or a dict with one of {', '.join(LABEL_KEYS)}, "
-        f"but it gave a {type(item).__name__}."
-    )
 
 
 def as_split(name: str, source: Any, *, integer_targets: bool) -> ArraySplit | LoaderSplit:

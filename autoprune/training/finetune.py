@@ -6,27 +6,21 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from autoprune.errors import TrialError
 from autoprune.pruning.plan import FineTune
 from autoprune.training.checkpoint import Training, TrainingState
 from autoprune.training.device import autocast, device_of
 from autoprune.training.distill import Teacher, to_batch
+from autoprune.training.optimise import optimisation_for
 from autoprune.training.regularise import Regulariser
 from autoprune.training.task import Batch, Task
 
 Keep = Callable[[Callable[[], TrainingState | None]], None]
 """Is offered a function that returns where training stands."""
-
-WARMUP = 0.2
-"""Share of the steps in which the learning rate rises."""
-START = 0.1
-"""Share of the peak learning rate to start at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +54,8 @@ def finetune(
         The model to train, on the device to train it on.
     settings
         ``(1 - distill_weight) * task loss + distill_weight * distance to the teacher`` is
-        minimised by AdamW, its learning rate rising linearly to `lr` and falling as a cosine to 0.
+        minimised by AdamW, its learning rate rising linearly to `lr` and falling as a cosine to 0;
+        a task may have its own way, see `optimise`.
     teacher
         The dense model; None trains on the task's loss alone.
     seed
@@ -82,15 +77,14 @@ def finetune(
     set_dropout(model, settings.dropout)
     device = device_of(model)
     extra = regulariser or Regulariser()
-    optimizer = _optimizer(model, settings, extra)
-    schedule = LambdaLR(optimizer, _one_cycle(max(step_count(task, settings, seed=seed), 1)))
-    training = Training(
-        model=model, optimizer=optimizer, schedule=schedule, regulariser=extra, device=device
-    )
+    steps = step_count(task, settings, seed=seed)
+    optimisation = optimisation_for(task, model, settings, steps=steps, regulariser=extra)
+    training = Training(model=model, optimisation=optimisation, regulariser=extra, device=device)
     if start is not None:
         training.load(start)
     for epoch in range(1 if start is None else start.epoch + 1, settings.epochs + 1):
         model.train()
+        optimisation.before_epoch(epoch)
         total = torch.zeros((), device=device)
         count = 0
         epoch_seed = seed * 1_000 + epoch
@@ -98,14 +92,14 @@ def finetune(
             here = to_batch(batch, device)
             extra.before_step()
             loss = loss_of(model, task, here, settings, teacher)
-            optimizer.zero_grad(set_to_none=True)
+            optimisation.zero_grad()
             penalty = extra.penalty()
             (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
             extra.after_backward()
-            optimizer.step()
+            optimisation.step()
             with torch.no_grad():
-                extra.after_step(optimizer.param_groups[0]["lr"])
-            schedule.step()
+                extra.after_step(optimisation.lr)
+            optimisation.after_step()
             total += loss.detach()
             count += 1
         mean = float(total) / max(count, 1)
@@ -117,6 +111,7 @@ def finetune(
         else:
             with extra.settled():
                 valid = scored(task, model, epoch, settings)
+        optimisation.after_epoch(valid)
         yield Epoch(epoch=epoch, loss=mean, valid=valid)
         if keep is not None:
             keep(partial(training.state, epoch))
@@ -138,12 +133,6 @@ def step_count(task: Task, settings: FineTune, *, seed: int = 0) -> int:
     """Return how many optimiser steps fine-tuning takes."""
     batches = task.batches("train", batch_size=settings.batch_size, seed=seed)
     return len(batches) * settings.epochs
-
-
-def total_rate(settings: FineTune, steps: int) -> float:
-    """Return the sum of the learning rates of `steps` steps."""
-    factor = _one_cycle(max(steps, 1))
-    return settings.lr * sum(factor(step) for step in range(steps))
 
 
 def scored(task: Task, model: nn.Module, epoch: int, settings: FineTune) -> float:
@@ -171,25 +160,3 @@ def _check(value: float, what: str, epoch: int, settings: FineTune) -> None:
             f"The {what} must stay finite, but became {value} in epoch {epoch} "
             f"(learning rate {settings.lr:.2g}, batch size {settings.batch_size})."
         )
-
-
-def _optimizer(model: nn.Module, settings: FineTune, extra: Regulariser) -> torch.optim.Optimizer:
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": settings.weight_decay},
-        # Biases and normalisation scales are not decayed.
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-        *extra.trained(),
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, fused=True)
-
-
-def _one_cycle(total: int) -> Callable[[int], float]:
-    rising = max(int(total * WARMUP), 1)
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return START + (1 - START) * step / rising
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(total - rising, 1)))
-
-    return factor

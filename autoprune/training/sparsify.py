@@ -21,8 +21,9 @@ from autoprune.pruning.plan import FineTune, Sparsify
 from autoprune.training.checkpoint import TrainingState
 from autoprune.training.device import device_of
 from autoprune.training.distill import Teacher, to_batch
-from autoprune.training.finetune import Epoch, Keep, finetune, loss_of, step_count, total_rate
+from autoprune.training.finetune import Epoch, Keep, finetune, loss_of, step_count
 from autoprune.training.gates import Closed, HardConcrete, TargetedDropout, VariationalDropout
+from autoprune.training.optimise import optimisation_for
 from autoprune.training.regularise import Channels, Regulariser, Scope, channels_of
 from autoprune.training.shrinking import L1, BatchNormL1, GroupLasso, GrowingL2
 from autoprune.training.task import Task
@@ -125,12 +126,13 @@ def sparsify(
     regulariser = Regulariser()
     if chosen.strength > 0 and steps > 0:
         groups = channels_of(model, grouping, doomed=doomed)
+        ahead = optimisation_for(task, model, settings, steps=steps)
         with torch.no_grad():
             regulariser = method.make(
                 Scope(
                     groups=groups,
                     steps=steps,
-                    total_lr=total_rate(settings, steps),
+                    total_lr=ahead.total_rate(),
                     strength=chosen.strength,
                     stake=_stake(model, task, groups, settings, teacher=teacher, seed=seed),
                     generator=torch.Generator(device_of(model)).manual_seed(seed),

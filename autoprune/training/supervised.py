@@ -158,7 +158,7 @@ class SupervisedTask:
         """Hinton et al. 2015: softened KL x T^2 for classification; else the squared difference."""
         pairs = list(zip(tensors_of(outputs), tensors_of(teacher), strict=True))
         if self.classifies:
-            terms = [_soft_divergence(o, t, temperature) for o, t in pairs]
+            terms = [soft_divergence(o, t, temperature) for o, t in pairs]
         else:
             terms = [F.mse_loss(o, t) for o, t in pairs]
         return torch.stack(terms).sum()
@@ -221,7 +221,8 @@ class _Augmented:
             yield Batch(inputs=self._augment(batch.inputs), targets=batch.targets)
 
 
-def _soft_divergence(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def soft_divergence(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return KL(teacher, outputs) of softened class scores [n, classes, ...], times T^2."""
     student = F.log_softmax(outputs / temperature, 1)
     target = F.log_softmax(teacher / temperature, 1)
     divergence = F.kl_div(student, target, reduction="none", log_target=True).sum(1)

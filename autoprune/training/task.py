@@ -37,7 +37,11 @@ class Batches(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """What autoprune needs to know to train and judge a model."""
+    """What autoprune needs to know to train and judge a model.
+
+    A task may also have a method ``optimisation``, which see in `training.optimise`, to train by an
+    optimiser of its own.
+    """
 
     metric: str
     """Name of the score, e.g. ``accuracy``."""

@@ -27,7 +27,7 @@ from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import Sparsify
 from autoprune.training import shrinking
 from autoprune.training.distill import Teacher
-from autoprune.training.finetune import finetune, step_count, total_rate
+from autoprune.training.finetune import finetune, step_count
 from autoprune.training.gates import (
     HIGH,
     L0_WEIGHT,
@@ -42,6 +42,7 @@ from autoprune.training.gates import (
     open_probability,
     settled_gate,
 )
+from autoprune.training.optimise import total_rate
 from autoprune.training.regularise import (
     Channels,
     Regulariser,

@@ -1,0 +1,233 @@
+"""A module's own optimiser and schedules, from what `configure_optimizers` returns."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from autoprune.errors import AutopruneError
+from autoprune.lightning.listening import Heard, Stage, listening
+from autoprune.pruning.plan import FineTune
+from autoprune.training.optimise import Optimisation
+
+EXTRA_LR = 1e-2
+"""Learning rate of what a sparsifier trains beside the module's weights."""
+FORMS = (
+    "an optimizer, ([optimizer], [schedulers]) or "
+    "{'optimizer': optimizer, 'lr_scheduler': scheduler}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A learning rate scheduler, and when it is stepped."""
+
+    scheduler: Any
+    interval: str = "epoch"
+    frequency: int = 1
+    monitor: str | None = None
+    """What a scheduler that waits for a plateau watches."""
+
+    def due(self, count: int, interval: str) -> bool:
+        """Return whether it is stepped after so many epochs, or steps of an epoch."""
+        return self.interval == interval and count % self.frequency == 0
+
+
+def configured(module: Any, stage: Stage) -> tuple[torch.optim.Optimizer, tuple[Schedule, ...]]:
+    """Return a module's one optimiser and its schedules.
+
+    Raises
+    ------
+    AutopruneError
+        If it has several optimisers or none, or one that wants a closure.
+    """
+    with listening(module, stage, training=True):
+        found = module.configure_optimizers()
+    optimizers, schedules = _parts(found)
+    name = f"`configure_optimizers` of {type(module).__name__}"
+    if len(optimizers) != 1:
+        raise AutopruneError(
+            f"{name} must return {FORMS}, but returned {len(optimizers) or 'no'} optimizers. "
+            f"Several need manual optimisation: give such a module a task of its own, as "
+            f"docs/lightning.md shows."
+        )
+    optimizer = optimizers[0]
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise AutopruneError(
+            f"{name} must return an optimizer that steps by gradients alone, but "
+            f"{type(optimizer).__name__} evaluates the loss several times a step. Use AdamW or SGD."
+        )
+    return optimizer, schedules
+
+
+def _parts(found: Any) -> tuple[list[torch.optim.Optimizer], tuple[Schedule, ...]]:
+    """Take the forms that Lightning allows apart."""
+    if isinstance(found, torch.optim.Optimizer):
+        return [found], ()
+    if isinstance(found, Mapping):
+        return _of_mapping(found)
+    if isinstance(found, (list, tuple)):
+        if len(found) == 2 and isinstance(found[0], (list, tuple)):
+            schedulers = found[1] if isinstance(found[1], (list, tuple)) else [found[1]]
+            return list(found[0]), tuple(_schedule(s, None) for s in schedulers)
+        taken = [_parts(entry) for entry in found]
+        return [o for each, _ in taken for o in each], tuple(s for _, each in taken for s in each)
+    if found is None:
+        return [], ()
+    raise AutopruneError(
+        f"`configure_optimizers` must return {FORMS}, but returned a {type(found).__name__}."
+    )
+
+
+def _of_mapping(found: Mapping[str, Any]) -> tuple[list[torch.optim.Optimizer], Any]:
+    if "optimizer" not in found:
+        raise AutopruneError(
+            f"`configure_optimizers` must return {FORMS}, but its dict has no 'optimizer'."
+        )
+    scheduler = found.get("lr_scheduler")
+    schedules = () if scheduler is None else (_schedule(scheduler, found.get("monitor")),)
+    return [found["optimizer"]], schedules
+
+
+def _schedule(given: Any, monitor: str | None) -> Schedule:
+    if not isinstance(given, Mapping):
+        return Schedule(scheduler=given, monitor=monitor)
+    return Schedule(
+        scheduler=given["scheduler"],
+        interval=given.get("interval", "epoch"),
+        frequency=given.get("frequency", 1),
+        monitor=given.get("monitor", monitor),
+    )
+
+
+def configured_rate(optimizer: torch.optim.Optimizer) -> float:
+    """Return the peak learning rate that an optimiser was made with."""
+    group = optimizer.param_groups[0]
+    return float(group.get("max_lr", group.get("initial_lr", group["lr"])))
+
+
+class OwnOptimisation(Optimisation):
+    """A module's own optimiser and schedules, all learning rates times one factor.
+
+    The factor makes its peak the plan's `lr`. Weight decay and the schedules' shape are its own.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: FineTune,
+        extra: Sequence[dict[str, Any]],
+        stage: Stage,
+    ) -> None:
+        self._module: Any = module
+        self._stage = stage
+        self._optimizer, self._schedules = configured(module, stage)
+        stage.optimizers = [self._optimizer]
+        self._factor = settings.lr / (configured_rate(self._optimizer) or settings.lr)
+        self._own = [self._optimizer]
+        if extra:
+            self._own.append(torch.optim.AdamW(extra, lr=EXTRA_LR))
+
+    @property
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+        return self._own
+
+    @property
+    def lr(self) -> float:
+        return float(self._optimizer.param_groups[0]["lr"]) * self._factor
+
+    def before_epoch(self, epoch: int) -> None:
+        self._stage.current_epoch = epoch - 1
+        self._stage.global_step = (epoch - 1) * self._stage.num_training_batches
+        with self._heard():
+            if epoch == 1:
+                self._module.on_train_start()
+            self._module.on_train_epoch_start()
+
+    def step(self) -> None:
+        with self._heard():
+            self._module.on_after_backward()
+            self._module.on_before_optimizer_step(self._optimizer)
+        with self._scaled():
+            super().step()
+
+    def after_step(self) -> None:
+        number = self._stage.global_step % self._stage.num_training_batches
+        self._stage.global_step += 1
+        self._advance("step", number + 1)
+
+    def after_epoch(self, valid: float) -> None:
+        with self._heard():
+            self._module.on_train_epoch_end()
+        self._advance("epoch", self._stage.current_epoch + 1)
+
+    def total_rate(self) -> float:
+        """Go through the schedules, with steps that change nothing: there are no gradients.
+
+        They are of no use afterwards.
+        """
+        total = 0.0
+        self.zero_grad()
+        for epoch in range(self._stage.max_epochs):
+            for number in range(self._stage.num_training_batches):
+                total += self.lr
+                self._optimizer.step()
+                self._advance("step", number + 1)
+            self._advance("epoch", epoch + 1)
+        return total
+
+    def state(self) -> dict[str, Any] | None:
+        told = {
+            "schedules": [schedule.scheduler.state_dict() for schedule in self._schedules],
+            "groups": [
+                [{n: v for n, v in group.items() if n != "params"} for group in each.param_groups]
+                for each in self._own
+            ],
+        }
+        try:
+            value: dict[str, Any] = json.loads(json.dumps(told))
+        except TypeError:  # a scheduler may hold anything
+            return None
+        return value
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for schedule, told in zip(self._schedules, state["schedules"], strict=True):
+            schedule.scheduler.load_state_dict(told)
+        for each, groups in zip(self._own, state["groups"], strict=True):
+            for group, told in zip(each.param_groups, groups, strict=True):
+                group |= {n: tuple(v) if isinstance(v, list) else v for n, v in told.items()}
+
+    @contextmanager
+    def _heard(self) -> Iterator[Heard]:
+        with listening(self._module, self._stage, training=True) as heard:
+            yield heard
+
+    @contextmanager
+    def _scaled(self) -> Iterator[None]:
+        """Multiply the learning rates while the optimiser steps; schedules see their own."""
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * self._factor
+        try:
+            yield
+        finally:
+            for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+    def _advance(self, interval: str, count: int) -> None:
+        for schedule in self._schedules:
+            if not schedule.due(count, interval):
+                continue
+            if not isinstance(schedule.scheduler, ReduceLROnPlateau):
+                schedule.scheduler.step()
+            elif schedule.monitor in self._stage.callback_metrics:
+                schedule.scheduler.step(self._stage.callback_metrics[schedule.monitor])

@@ -1,0 +1,320 @@
+"""The task of a `LightningDataModule`: a module's own steps train and score it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from autoprune.errors import AutopruneError
+from autoprune.lightning.kinds import base_of, call_step, is_own, metrics_in
+from autoprune.lightning.listening import Heard, Stage, listening
+from autoprune.lightning.optimisers import OwnOptimisation, configured
+from autoprune.pruning.forward import batch_size_of, tensors_of
+from autoprune.pruning.plan import FineTune
+from autoprune.training.data import LoaderSplit, unpacked
+from autoprune.training.device import autocast, device_of, to_device
+from autoprune.training.supervised import soft_divergence
+from autoprune.training.task import Batch, Batches, Split
+
+Mode = Literal["min", "max"]
+Distance = Literal["auto", "softened", "squared"]
+LOADERS: Mapping[str, str] = {
+    "train": "train_dataloader",
+    "valid": "val_dataloader",
+    "test": "test_dataloader",
+}
+LOW_IS_GOOD = {"loss", "nll", "err", "error", "mse", "mae", "rmse", "perplexity", "wer", "cer"}
+"""Words in the names of metrics of which less is better."""
+HIGH_IS_GOOD = {
+    "acc", "accuracy", "f1", "f1score", "auroc", "auc", "ap", "map", "precision", "recall", "r2",
+    "iou", "miou", "dice", "bleu", "psnr", "ssim",
+}  # fmt: skip
+UNUSED = (
+    "backward",
+    "configure_gradient_clipping",
+    "lr_scheduler_step",
+    "on_before_backward",
+    "on_before_zero_grad",
+    "on_train_batch_end",
+    "on_train_batch_start",
+    "optimizer_step",
+    "optimizer_zero_grad",
+)
+"""Hooks that would change how a module trains, and that nothing here calls."""
+
+
+class LightningTask:
+    """The data of a `LightningDataModule`, judged by what a module's `validation_step` logs.
+
+    A model is trained by its own `training_step` and `configure_optimizers`, to which the distance
+    to the dense model is added; both splits are scored by its `validation_step`.
+
+    Parameters
+    ----------
+    datamodule
+        With a training and a validation dataloader; one for test, if there is one, is read once, at
+        the end, by `validation_step` too, so that both scores are of one kind.
+    monitor
+        The logged metric that counts, as in Lightning's `ModelCheckpoint`.
+    mode
+        ``max`` or ``min``; by default what the metric's name says.
+    inputs
+        Takes a batch and returns what the module is called with; by default all of a tuple but its
+        last entry, or all of a dict but its labels.
+    distance
+        How outputs are compared in distillation: ``softened`` class scores, ``squared``
+        difference, or by default the first if the targets are whole numbers.
+
+    Raises
+    ------
+    AutopruneError
+        If a dataloader is missing, has no length or is not one, or the mode cannot be told.
+
+    Examples
+    --------
+    >>> from lightning import LightningDataModule  # doctest: +SKIP
+    >>> task = LightningTask(Digits(), monitor="val_acc")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        datamodule: Any,
+        *,
+        monitor: str,
+        mode: Mode | None = None,
+        inputs: Callable[[Any], Any] | None = None,
+        distance: Distance = "auto",
+    ) -> None:
+        base = base_of(datamodule, "LightningDataModule")
+        if base is None:
+            raise AutopruneError(
+                f"`datamodule` must be a LightningDataModule, but is a "
+                f"{type(datamodule).__name__}. Loaders make one: "
+                f"LightningDataModule.from_datasets(train, val, test)."
+            )
+        if distance not in get_args(Distance):
+            raise AutopruneError(
+                f"`distance` must be one of {', '.join(get_args(Distance))}, but is {distance!r}."
+            )
+        self.metric = monitor
+        self.higher_is_better = _mode(monitor, mode) == "max"
+        self._inputs = inputs
+        self._datamodule = datamodule
+        self._stage = Stage(datamodule=datamodule)
+        self._splits = {
+            name: self._split(name, loader)
+            for name, loader in LOADERS.items()
+            if name != "test" or is_own(datamodule, base, loader)
+        }
+        _, target = unpacked_or_none(self._first("train")) if inputs is None else (None, None)
+        whole = isinstance(target, Tensor) and not target.is_floating_point()
+        self._softened = distance == "softened" or (distance == "auto" and whole)
+
+    def _split(self, name: str, hook: str) -> LoaderSplit:
+        if name != "valid":  # "fit" sets up both training and validation
+            self._set_up("fit" if name == "train" else "test")
+        loader = getattr(self._datamodule, hook)()
+        kind = type(self._datamodule).__name__
+        if isinstance(loader, (list, tuple)) and len(loader) == 1:
+            loader = loader[0]
+        if not isinstance(loader, DataLoader):
+            raise AutopruneError(
+                f"`{hook}` of {kind} must return one DataLoader, but returned a "
+                f"{type(loader).__name__}. Join the datasets, e.g. by ConcatDataset."
+            )
+        try:
+            batches = len(loader)
+        except TypeError as error:
+            raise AutopruneError(
+                f"`{hook}` of {kind} must return a loader with a length, but its dataset is an "
+                f"IterableDataset without one. Give the dataset a `__len__`."
+            ) from error
+        if not batches:
+            raise AutopruneError(
+                f"`{hook}` of {kind} must give at least one batch, but gives none."
+            )
+        return LoaderSplit(loader, unpack=self._unpacked)
+
+    def _set_up(self, stage: str) -> None:
+        """Prepare the data as a Trainer does: once in this process."""
+        if stage == "fit":
+            self._datamodule.prepare_data()
+        self._datamodule.setup(stage)
+
+    def _unpacked(self, item: Any) -> tuple[Any, Any]:
+        """Return what the module is called with, and the whole batch, which its steps take."""
+        item = self._datamodule.on_before_batch_transfer(item, 0)
+        item = self._datamodule.on_after_batch_transfer(item, 0)
+        return (unpacked(item)[0] if self._inputs is None else self._inputs(item)), item
+
+    def _first(self, split: Split) -> Any:
+        """Return a split's first batch, as the datamodule gives it."""
+        return next(iter(self.batches(split, batch_size=1, seed=0))).targets
+
+    @property
+    def fixed_batch_size(self) -> int | None:
+        """The batch size of the training loader, which autoprune cannot change."""
+        return self._splits["train"].batch_size or batch_size_of(self._first("train"))
+
+    @property
+    def has_test(self) -> bool:
+        return "test" in self._splits
+
+    def batches(self, split: Split, *, batch_size: int, seed: int | None) -> Batches:
+        if split not in self._splits:
+            raise AutopruneError(
+                f"The datamodule must have a {LOADERS[split]} to use {split} data, but has none."
+            )
+        return self._splits[split].batches(batch_size, seed)
+
+    def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+        module: Any = model
+        number = self._stage.global_step % max(self._stage.num_training_batches, 1)
+        with listening(module, self._stage, training=True, answers=True) as heard:
+            answer = call_step(module.training_step, batch.targets, number)
+        for metric in metrics_in(model):  # what it sums up over an epoch, nobody asks for
+            metric.reset()
+        loss = answer.get("loss") if isinstance(answer, Mapping) else answer
+        if not isinstance(loss, Tensor):
+            raise AutopruneError(
+                f"`training_step` of {type(model).__name__} must return the loss, or a dict with "
+                f"'loss', but returned a {type(answer).__name__}."
+            )
+        return loss, heard.outputs
+
+    def distance(self, outputs: Any, teacher: Any, temperature: float) -> Tensor:
+        """Hinton et al. 2015: softened KL x T^2 for classification; else the squared difference."""
+        terms = [
+            soft_divergence(o, t, temperature)
+            if self._softened and o.dim() > 1 and o.shape[1] > 1
+            else F.mse_loss(o, t)
+            for o, t in zip(tensors_of(outputs), tensors_of(teacher), strict=True)
+            if o.is_floating_point()
+        ]
+        return torch.stack(terms).sum()
+
+    def evaluate(self, model: nn.Module, split: Split) -> float:
+        found = self.logged(model, split)
+        if self.metric not in found:
+            raise unlogged(self.metric, found)
+        return float(found[self.metric])
+
+    def logged(self, model: nn.Module, split: Split, *, most: int | None = None) -> Any:
+        """Return what `validation_step` logs on a split, or on its first `most` batches."""
+        module: Any = model.eval()
+        device = device_of(model)
+        batches = self.batches(split, batch_size=1, seed=None)
+        with (
+            torch.inference_mode(),
+            autocast(device),
+            listening(module, self._stage, training=False) as heard,
+        ):
+            module.on_validation_start()
+            module.on_validation_epoch_start()
+            for number, batch in enumerate(batches):
+                if number == most:
+                    break
+                _validate(module, to_device(batch.targets, device), number, heard)
+            module.on_validation_epoch_end()
+            module.on_validation_end()
+            found = heard.results()
+        for metric in metrics_in(model):
+            metric.reset()
+        self._stage.callback_metrics = found
+        return found
+
+    def optimisation(
+        self, model: nn.Module, settings: FineTune, steps: int, extra: Sequence[dict[str, Any]]
+    ) -> OwnOptimisation:
+        """Return the module's own optimiser and schedules; see `OwnOptimisation`."""
+        self._stage = Stage(
+            datamodule=self._datamodule,
+            max_epochs=settings.epochs,
+            num_training_batches=steps // max(settings.epochs, 1),
+            estimated_stepping_batches=steps,
+        )
+        return OwnOptimisation(model, settings, extra, self._stage)
+
+    def check(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Return a module's optimiser, as a sign that it can be trained and scored.
+
+        Raises
+        ------
+        AutopruneError
+            If it logs no such metric, returns no loss, or has not one optimiser.
+        """
+        if self.metric not in (found := self.logged(module, "valid", most=1)):
+            raise unlogged(self.metric, found)
+        self.step(module.train(), next(iter(self.batches("train", batch_size=1, seed=0))))
+        return configured(module, Stage(datamodule=self._datamodule))[0]
+
+
+def check_hooks(module: Any, *, ignore: Sequence[str] = ()) -> None:
+    """Raise `AutopruneError` for a module without the hooks that are needed, or with others."""
+    name = type(module).__name__
+    base = base_of(module, "LightningModule")
+    if base is None:
+        raise AutopruneError(f"`module` must be a LightningModule, but is a {name}.")
+    for hook in ("training_step", "validation_step", "configure_optimizers"):
+        if not is_own(module, base, hook):
+            raise AutopruneError(
+                f"A LightningModule must have a {hook} to be pruned, but {name} has none. "
+                f"Define it, or use SupervisedTask, which needs none."
+            )
+    if not module.automatic_optimization:
+        raise AutopruneError(
+            f"A LightningModule must be optimised automatically, but {name} sets "
+            f"automatic_optimization = False. Give it a task of its own: see docs/lightning.md."
+        )
+    unused = [hook for hook in UNUSED if is_own(module, base, hook) and hook not in ignore]
+    if unused:
+        raise AutopruneError(
+            f"A LightningModule must train by training_step and configure_optimizers alone, but "
+            f"{name} has {', '.join(unused)}, which autoprune does not call. Move what it does, or "
+            f"pass ignore={unused!r} if training is fine without."
+        )
+
+
+def unlogged(monitor: str, found: Mapping[str, Any]) -> AutopruneError:
+    """Build the error for a metric that `validation_step` does not log."""
+    names = ", ".join(sorted(found)) or "nothing"
+    return AutopruneError(
+        f"`monitor` must be a metric that validation_step logs, but {monitor!r} is not: it logs "
+        f"{names}. Add self.log({monitor!r}, ...) to validation_step, or name another."
+    )
+
+
+def unpacked_or_none(item: Any) -> tuple[Any, Any]:
+    """Return inputs and targets of a batch; None for one whose parts cannot be told."""
+    try:
+        return unpacked(item)
+    except AutopruneError:
+        return None, None
+
+
+def _validate(module: Any, item: Any, number: int, heard: Heard) -> None:
+    heard.weight = batch_size_of(item)
+    module.on_validation_batch_start(item, number)
+    answer = call_step(module.validation_step, item, number)
+    module.on_validation_batch_end(answer, item, number)
+
+
+def _mode(monitor: str, mode: str | None) -> str:
+    if mode in get_args(Mode):
+        return str(mode)
+    if mode is not None:
+        raise AutopruneError(f"`mode` must be 'min' or 'max', but is {mode!r}.")
+    words = set(re.split(r"[^a-z0-9]+", monitor.lower()))
+    low, high = words & LOW_IS_GOOD, words & HIGH_IS_GOOD
+    if bool(low) != bool(high):
+        return "min" if low else "max"
+    raise AutopruneError(
+        f"`mode` must say whether {monitor!r} is to be high or low, as its name does not. "
+        f"Pass mode='max' or mode='min'."
+    )

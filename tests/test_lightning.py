@@ -1,0 +1,345 @@
+"""A LightningModule is trained by its own steps, as a Trainer would, and comes back smaller."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import UNTRACKED, environment
+
+pytest.importorskip("lightning", reason="needs Lightning: pip install 'autoprune[lightning]'")
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightnings import Blobs, Net
+from torch import nn
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
+from torch.utils.data import DataLoader, IterableDataset
+
+import autoprune
+from autoprune import AutopruneError, FineTune, SearchResult, Space
+from autoprune.lightning import LightningTask, study_from
+from autoprune.training.checkpoint import TrainingState
+from autoprune.training.distill import Teacher
+from autoprune.training.finetune import finetune
+from autoprune.training.optimise import optimisation_for
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+EPOCHS = 3
+OWN = FineTune(epochs=EPOCHS, lr=1e-2)
+
+
+class InOrder(Blobs):
+    """The same batches for a Trainer and for us, who shuffle by seeds of our own."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.train, batch_size=20)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    study = study_from(
+        Net,
+        Blobs(),
+        monitor="val_acc",
+        name="lightning",
+        train_epochs=4,
+        final_epochs=1,
+        space=Space(epochs=2, lr=(5e-3, 2e-2), sparsify=("none", "group_lasso"), sparsify_epochs=1),
+    )
+    return autoprune.search(study, budget=3, out=tmp_path_factory.mktemp("lightning"), **UNTRACKED)
+
+
+def test_a_search_ends_with_smaller_modules_of_the_same_class(result: SearchResult) -> None:
+    assert result.metric == "val_acc"
+    assert result.dense.valid > 0.9
+    assert result.front
+    for model in result.front:
+        net = autoprune.load(result.out / model.path, model=Net())
+        assert type(net) is Net
+        assert net.head.in_features == net.body[0].out_features
+        assert sum(p.numel() for p in net.parameters()) == model.params < result.dense.params
+        task = LightningTask(Blobs(), monitor="val_acc")
+        assert task.evaluate(net, "valid") == pytest.approx(model.valid)
+        assert task.evaluate(net, "test") == pytest.approx(model.test)
+        files = {file.name for file in (result.out / model.path).iterdir()}
+        assert {"model.safetensors", "model.pt2", "model.onnx"} <= files
+
+
+def one_cycle(net: Net) -> Any:
+    return Net.configure_optimizers(net)
+
+
+def plateau(net: Net) -> Any:
+    optimizer = AdamW(net.parameters(), lr=1e-2)
+    schedule = ReduceLROnPlateau(optimizer, patience=0, threshold=10.0, factor=0.3)
+    return {"optimizer": optimizer, "lr_scheduler": schedule, "monitor": "val_loss"}
+
+
+def with_lists(net: Net) -> Any:
+    optimizer = SGD(net.parameters(), lr=1e-2, momentum=0.5)
+    every_second = {"scheduler": StepLR(optimizer, 1, gamma=0.5), "interval": "step"}
+    return [optimizer], [every_second | {"frequency": 4}, LinearLR(optimizer, 0.5, total_iters=2)]
+
+
+def cosine(net: Net) -> Any:
+    optimizer = SGD(net.parameters(), lr=1e-2)
+    return [optimizer], [CosineAnnealingLR(optimizer, net.trainer.max_epochs)]
+
+
+FORMS: dict[str, Callable[[Net], Any]] = {
+    "optimizer": lambda net: AdamW(net.parameters(), lr=1e-2),
+    "list": lambda net: [SGD(net.parameters(), lr=1e-2, momentum=0.9)],
+    "tuple of lists": cosine,
+    "several schedules": with_lists,
+    "dict": lambda net: {"optimizer": AdamW(net.parameters(), lr=1e-2)},
+    "steps": one_cycle,
+    "plateau": plateau,
+}
+
+
+def configured_by(form: Callable[[Net], Any], seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    kind = type("Configured", (Net,), {"configure_optimizers": form})
+    net = kind()
+    assert isinstance(net, Net)
+    return net
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", FORMS)
+def test_training_comes_to_what_a_trainer_comes_to(form: str, tmp_path: Path) -> None:
+    ours, theirs = configured_by(FORMS[form]), configured_by(FORMS[form])
+    trainer = Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(theirs, InOrder())
+    task = LightningTask(InOrder(), monitor="val_loss")
+    epochs = list(finetune(ours, task, OWN))
+    for name, tensor in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], tensor, msg=name)
+    assert epochs[-1].valid == pytest.approx(float(trainer.callback_metrics["val_loss"]))
+    assert ours._trainer is None
+    assert "log" not in vars(ours)
+    accuracy = LightningTask(InOrder(), monitor="val_acc").evaluate(ours, "valid")
+    assert accuracy == pytest.approx(float(trainer.callback_metrics["val_acc"]))
+
+
+def test_the_plans_rate_scales_the_modules_own() -> None:
+    net = configured_by(FORMS["steps"])
+    task = LightningTask(Blobs(), monitor="val_acc")
+    settings = replace(OWN, lr=5e-2)
+    rates = []
+    running = optimisation_for(task, net, settings, steps=18)
+    for _ in range(18):
+        rates.append(running.lr)
+        running.step()
+        running.after_step()
+    assert max(rates) == pytest.approx(5e-2, rel=0.02)
+    ahead = optimisation_for(task, net, settings, steps=18)
+    assert ahead.total_rate() == pytest.approx(sum(rates))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_training_goes_on_from_where_it_stood(form: str) -> None:
+    task = LightningTask(Blobs(), monitor="val_acc")
+    whole = configured_by(FORMS[form])
+    states: list[TrainingState | None] = []
+    expected = list(
+        finetune(whole, task, OWN, seed=3, keep=lambda state: states.append(_copied(state())))
+    )
+    assert states[0] is not None
+    other = configured_by(FORMS[form], seed=9)
+    rest = list(finetune(other, task, OWN, seed=3, start=states[0]))
+    assert [epoch.epoch for epoch in rest] == [2, 3]
+    assert rest == expected[1:]
+
+
+def _copied(state: TrainingState | None) -> TrainingState | None:
+    if state is None:
+        return None
+    return replace(state, tensors={name: t.clone() for name, t in state.tensors.items()})
+
+
+def test_distillation_is_added_from_outside() -> None:
+    torch.manual_seed(0)
+    task = LightningTask(Blobs(), monitor="val_acc")
+    student, dense = Net().eval(), Net().eval()
+    batch = next(iter(task.batches("train", batch_size=20, seed=0)))
+    loss, outputs = task.step(student, batch)
+    x, y = batch.targets
+    assert torch.equal(outputs, student(x))
+    assert torch.equal(loss, F.cross_entropy(student(x), y))
+    answers = Teacher(dense, task).outputs(batch)
+    kl = F.kl_div(student(x).log_softmax(1), dense(x).softmax(1), reduction="batchmean")
+    torch.testing.assert_close(task.distance(outputs, answers, 1.0), kl)
+    squared = LightningTask(Blobs(), monitor="val_acc", distance="squared")
+    assert torch.equal(squared.distance(outputs, answers, 1.0), F.mse_loss(outputs, answers))
+
+
+class Wrapping(Net):
+    """Calls its parts, not itself, and answers with a dict."""
+
+    def training_step(self, batch: Any) -> Any:
+        x, y = batch
+        logits = self.head(self.body(x))
+        self.accuracy(logits, y)
+        return {"loss": F.cross_entropy(logits, y)}
+
+
+def test_a_step_that_calls_the_parts_is_listened_to() -> None:
+    task = LightningTask(Blobs(), monitor="val_acc")
+    net = Wrapping().eval()
+    batch = next(iter(task.batches("train", batch_size=20, seed=0)))
+    _, outputs = task.step(net, batch)
+    assert torch.equal(outputs, net(batch.inputs))
+    assert float(net.accuracy.tp.sum()) == 0  # else it would grow for as long as a search lasts
+
+
+class Asking(Net):
+    def on_train_epoch_start(self) -> None:
+        self.seen = [*getattr(self, "seen", []), (self.current_epoch, self.trainer.max_epochs)]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        assert self.trainer.training
+        assert not hasattr(self.trainer, "profiler")
+        assert batch_idx == self.global_step % self.trainer.num_training_batches
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_module_may_ask_where_its_training_stands() -> None:
+    net = Asking()
+    list(finetune(net, LightningTask(Blobs(), monitor="val_acc"), OWN))
+    assert net.seen == [(0, 3), (1, 3), (2, 3)]
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+class NoStep(LightningModule):
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+class Manual(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class Hooked(Net):
+    def optimizer_step(self, *arguments: Any, **settings: Any) -> None: ...
+
+
+class Lossless(Net):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return None
+
+
+class Curious(Net):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.trainer.strategy.reduce(1)
+
+
+def several(net: Net) -> Any:
+    return [SGD(net.body.parameters(), lr=1e-2), SGD(net.head.parameters(), lr=1e-2)]
+
+
+class Endless(Blobs):
+    def train_dataloader(self) -> Any:
+        return DataLoader(_Endless(), batch_size=2)
+
+
+class _Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield from ()
+
+
+class Several(Blobs):
+    def val_dataloader(self) -> Any:
+        return [super().val_dataloader()] * 2
+
+
+BAD: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any], str]] = {
+    "no step": (NoStep, Blobs, {}, "must have a training_step to be pruned, but NoStep has none"),
+    "manual": (Manual, Blobs, {}, "Manual sets automatic_optimization = False"),
+    "hooks": (Hooked, Blobs, {}, "Hooked has optimizer_step, which autoprune does not call"),
+    "no loss": (Lossless, Blobs, {}, "must return the loss, or a dict with 'loss'"),
+    "strategy": (Curious, Blobs, {}, "asks for 'strategy'"),
+    "optimizers": (lambda: configured_by(several), Blobs, {}, "returned 2 optimizers"),
+    "closure": (
+        lambda: configured_by(lambda net: torch.optim.LBFGS(net.parameters())),
+        Blobs,
+        {},
+        "LBFGS evaluates the loss several times",
+    ),
+    "no optimizer": (lambda: configured_by(lambda _: None), Blobs, {}, "returned no optimizers"),
+    "not lightning": (lambda: nn.Linear(8, 3), Blobs, {}, "must be a LightningModule, but is a L"),
+    "unlogged": (Net, Blobs, {"monitor": "val_f1"}, "it logs val_acc, val_loss. Add self.log("),
+    "mode": (Net, Blobs, {"monitor": "val_goodness"}, "must say whether 'val_goodness' is to be"),
+    "data": (Net, dict, {}, "`datamodule` must be a LightningDataModule, but is a dict"),
+    "endless": (Net, Endless, {}, "must return a loader with a length"),
+    "several": (Net, Several, {}, "must return one DataLoader, but returned a list"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_that_says_what_to_do(case: str) -> None:
+    module, data, options, message = BAD[case]
+    with pytest.raises(AutopruneError) as error:
+        study_from(module(), data(), **({"monitor": "val_acc"} | options))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_hooks_that_do_not_matter_may_be_ignored() -> None:
+    study = study_from(Hooked(), Blobs(), monitor="val_acc", ignore=["optimizer_step"])
+    assert study.space.lr == pytest.approx((1e-2 / 3, 3e-2))
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")
+def test_datasets_alone_make_a_datamodule() -> None:
+    data = Blobs()
+    data.setup("fit")
+    made = LightningDataModule.from_datasets(data.train, data.val, batch_size=16)
+    for loader in (made.train_dataloader, made.val_dataloader):
+        assert loader() is not None
+    task = LightningTask(made, monitor="val_loss")
+    assert (task.fixed_batch_size, task.has_test, task.higher_is_better) == (16, False, False)
+
+
+def test_without_lightning_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['lightning'] = None; sys.meta_path.insert(0, type('N', (), {"
+        "'find_spec': staticmethod(lambda name, *_: None)}))\n"
+        "import autoprune; autoprune.search\n"
+        "import importlib.util as util; find = util.find_spec\n"
+        "util.find_spec = lambda name, *a: None if name == 'lightning' else find(name, *a)\n"
+        "assert not {'lightning', 'transformers'} & {n for n, m in sys.modules.items() if m}\n"
+        "import autoprune.lightning"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "Run `pip install 'autoprune[lightning]'`." in run.stderr.splitlines()[-1]
