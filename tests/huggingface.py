@@ -51,10 +51,8 @@ def llama(**options: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        num_key_value_heads=2, max_position_embeddings=16, pad_token_id=0, **(SIZES | options)
-    )
-    return LlamaForCausalLM(config)
+    own = {"num_key_value_heads": 2, "max_position_embeddings": 16, "pad_token_id": 0}
+    return LlamaForCausalLM(LlamaConfig(**(SIZES | own | options)))
 
 
 def gpt2() -> Any:

@@ -58,10 +58,9 @@ def governed(model: nn.Module, grouping: Grouping) -> Iterator[Governed]:
     dense = shapes_by(model, config)
     widths = set(grouping.channels.values())
     for name, value in _attributes(config):
-        chosen = value is None
-        if dense is None or not (chosen or value in widths):
-            continue
-        for width in sorted(widths if chosen else {value}):
+        if dense is None:
+            return
+        for width in sorted(widths if value is None else widths & {value}):
             changed = shapes_by(model, _with(config, {name: width - 1}))
             places = _smaller(dense, changed)
             groups = [g for g in grouping.groups if g.channels == width and _places(g) <= places]
