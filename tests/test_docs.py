@@ -38,7 +38,7 @@ def written(folder: Path, name: str) -> Path:
 def test_a_criterion_of_the_users_own_is_searched_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+    monkeypatch.setattr(finale, "verify", lambda folders, **_: {f.name: [] for f in folders})
     file = written(tmp_path, "mine")
     result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     assert result.front
@@ -51,7 +51,7 @@ def test_a_criterion_of_the_users_own_is_searched_with(
 def test_a_group_rule_of_the_users_own_is_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+    monkeypatch.setattr(finale, "verify", lambda folders, **_: {f.name: [] for f in folders})
     file = written(tmp_path, "mixture")
     result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     groups = {g.name: g for g in Store(tmp_path / "out").load_grouping().groups}
@@ -66,7 +66,7 @@ def test_a_group_rule_of_the_users_own_is_followed(
 def test_a_sparsifier_of_the_users_own_is_searched_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+    monkeypatch.setattr(finale, "verify", lambda folders, **_: {f.name: [] for f in folders})
     file = written(tmp_path, "fading")
     result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     store = Store(tmp_path / "out")
