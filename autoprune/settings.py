@@ -57,8 +57,8 @@ class Settings:
     gpus_per_trial: float = 0.0
     """GPUs that it takes; 0.5 is two trials a GPU, 0 hides them."""
     sampler: str | BaseSampler = "pruning"
-    """What proposes trials: ``pruning`` (ours), Optuna's ``tpe``, ``nsga2``, ``gp`` or ``random``, or
-    any sampler object."""
+    """What proposes trials: ``pruning`` (ours), Optuna's ``tpe``, ``nsga2``, ``gp`` or ``random``,
+    or any sampler object."""
     strategy: Strategy = field(default_factory=Strategy)
     """How the sampler ``pruning`` spends the budget."""
     objectives: str | Sequence[str] = ("accuracy", "params")
