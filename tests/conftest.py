@@ -72,6 +72,18 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Forget afterwards what a test registers."""
+    from autoprune.study import REGISTRIES
+
+    before = [(registry, dict(registry)) for registry in REGISTRIES]
+    yield
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server; the gate, which can install one, must not go without it."""

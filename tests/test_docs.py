@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +15,11 @@ from autoprune import finale, run
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE
-from autoprune.study import REGISTRIES
+from autoprune.searching.objectives import COSTS
+from autoprune.searching.sampler import SAMPLERS
+from autoprune.training.latency import ENGINES
 from autoprune.training.sparsify import SPARSIFIERS
+from autoprune.training.supervised import LOSSES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -25,15 +28,6 @@ pytestmark = [
 ]
 
 METHODS = (ROOT / "docs" / "pruning-methods.md").read_text()
-
-
-@pytest.fixture
-def registry() -> Iterator[None]:
-    before = [(registry, dict(registry)) for registry in REGISTRIES]
-    yield
-    for registry, entries in before:
-        registry.clear()
-        registry.update(entries)
 
 
 def written(folder: Path, name: str) -> Path:
@@ -45,11 +39,11 @@ def written(folder: Path, name: str) -> Path:
     return file
 
 
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("registries")
 def test_a_criterion_of_the_users_own_is_searched_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+    monkeypatch.setattr(finale, "verify", lambda folders, **_: {f.name: [] for f in folders})
     file = written(tmp_path, "mine")
     result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     assert result.front
@@ -58,11 +52,11 @@ def test_a_criterion_of_the_users_own_is_searched_with(
     assert b"mine/" in store.scores(DENSE).read_bytes()
 
 
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("registries")
 def test_a_group_rule_of_the_users_own_is_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+    monkeypatch.setattr(finale, "verify", lambda folders, **_: {f.name: [] for f in folders})
     file = written(tmp_path, "mixture")
     result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     groups = {g.name: g for g in Store(tmp_path / "out").load_grouping().groups}
@@ -73,11 +67,11 @@ def test_a_group_rule_of_the_users_own_is_followed(
     assert smallest.size_of_experts == smallest.left.out_features < 32
 
 
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("registries")
 def test_a_sparsifier_of_the_users_own_is_searched_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+    monkeypatch.setattr(finale, "verify", lambda folders, **_: {f.name: [] for f in folders})
     file = written(tmp_path, "fading")
     result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     store = Store(tmp_path / "out")
@@ -95,6 +89,24 @@ def test_every_sparsifier_is_described() -> None:
     section = METHODS.split("## Sparsifiers")[1]
     table = section.split("| --- | --- | --- |")[1].split("\n\n")[0]
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(SPARSIFIERS)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "reference.rst").read_text()
+    shown = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)$", reference, re.MULTILINE))
+    packages = ["autoprune", *(f"autoprune.{f.parent.name}" for f in _with_public_names())]
+    assert {"autoprune.sklearn", "autoprune.lightning"} <= set(packages)
+    for package in packages:
+        names = set(importlib.import_module(package).__all__) - {"__version__"}
+        assert {f"{package}.{name}" for name in names} <= shown
+    for registry in ("CRITERIA", "SPARSIFIERS", "GROUP_RULES"):
+        assert re.search(rf"^\.\. registry:: [\w.]+\.{registry}$", reference, re.MULTILINE)
+    for name in (*SAMPLERS, *LOSSES, *ENGINES, *COSTS):
+        assert f"``{name}``" in reference
+
+
+def _with_public_names() -> list[Path]:
+    return [f for f in (ROOT / "autoprune").glob("*/__init__.py") if "__all__" in f.read_text()]
 
 
 # --- tests that are named -----------------------------------------------------------------------

@@ -357,7 +357,9 @@ def test_whoever_asks_for_one_trial_too_many_gives_it_back(
     assert given_back.state == TrialState.FAIL
     assert not (tmp_path / "b" / "candidates").exists()
     monkeypatch.undo()
-    monkeypatch.setattr("autoprune.finale.verify", lambda folders: {f.name: [] for f in folders})
+    monkeypatch.setattr(
+        "autoprune.finale.verify", lambda folders, **_: {f.name: [] for f in folders}
+    )
     result = run.search(study, out=tmp_path / "a", budget=3, **settings)
     assert result.trials == {"complete": 3, "stopped": 0, "failed": 0}
 

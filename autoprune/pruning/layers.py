@@ -133,6 +133,8 @@ def is_rms_norm(module: nn.Module) -> bool:
 
 @group_rule(_ConvNd)
 class ConvRule(GroupRule):
+    """Convolutions of any dimension: of a grouped one whole groups go."""
+
     def fit(self, module: _ConvNd) -> None:
         first, second = module.weight.shape[:2]
         transposed = isinstance(module, _ConvTransposeNd)
@@ -148,6 +150,8 @@ class ConvRule(GroupRule):
 
 @group_rule(nn.Linear)
 class LinearRule(GroupRule):
+    """Its features are its weight's shape; it may be made to pick what it reads."""
+
     def fit(self, module: nn.Linear) -> None:
         module.out_features, module.in_features = module.weight.shape
         if SELECTED in module._buffers:
@@ -156,6 +160,8 @@ class LinearRule(GroupRule):
 
 @group_rule(_NormBase)
 class BatchNormRule(GroupRule):
+    """As many features as it has statistics or weights."""
+
     def fit(self, module: _NormBase) -> None:
         for tensor in (module.weight, module.running_mean):
             if tensor is not None:
@@ -164,6 +170,8 @@ class BatchNormRule(GroupRule):
 
 @group_rule(_InstanceNorm)
 class InstanceNormRule(BatchNormRule):
+    """The same; one that holds no tensors takes as many channels as it is given."""
+
     def fit(self, module: _NormBase) -> None:
         super().fit(module)
         sized = module.affine or module.track_running_stats
@@ -189,6 +197,8 @@ _UNSIZED: dict[type[nn.Module], type[nn.Module]] = {
 
 @group_rule(nn.LayerNorm)
 class LayerNormRule(GroupRule):
+    """Its normalised shape is its weight's."""
+
     def fit(self, module: nn.LayerNorm | nn.RMSNorm) -> None:
         if isinstance(module.weight, Tensor):
             module.normalized_shape = tuple(module.weight.shape)
@@ -196,11 +206,13 @@ class LayerNormRule(GroupRule):
 
 @group_rule(nn.RMSNorm)
 class RMSNormRule(LayerNormRule):
-    pass
+    """The same as for `nn.LayerNorm`."""
 
 
 @group_rule(nn.GroupNorm)
 class GroupNormRule(GroupRule):
+    """Whole groups of channels go: how many are in each stays."""
+
     def fit(self, module: nn.GroupNorm) -> None:
         if not module.affine:
             return
@@ -212,12 +224,16 @@ class GroupNormRule(GroupRule):
 
 @group_rule(nn.PReLU)
 class PReLURule(GroupRule):
+    """One slope a channel, or one for all."""
+
     def fit(self, module: nn.PReLU) -> None:
         module.num_parameters = module.weight.shape[0]
 
 
 @group_rule(nn.Embedding)
 class EmbeddingRule(GroupRule):
+    """As many dimensions as its table has columns."""
+
     def fit(self, module: nn.Embedding) -> None:
         module.num_embeddings, module.embedding_dim = module.weight.shape
 
@@ -391,6 +407,8 @@ class TrimmedAttention(nn.MultiheadAttention):
 
 @group_rule(nn.MultiheadAttention)
 class MultiheadRule(GroupRule):
+    """Whole heads go: the size of one stays."""
+
     def asks(self, module: nn.MultiheadAttention) -> Iterator[Tie | Stay]:
         if module.bias_k is not None or module.add_zero_attn:
             yield Stay(tensor="out_proj.weight", dim=1, reason="its heads have extra keys (bias_k)")

@@ -1,0 +1,320 @@
+"""A fit: data become a study, the study is searched, and what was found is kept in memory."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from autoprune.pruning.cut import load_state
+from autoprune.pruning.plan import FineTune
+from autoprune.pruning.weights import load_tensors
+from autoprune.results.limits import Limits, gaps
+from autoprune.results.picking import chosen
+from autoprune.results.result import Model, SearchResult
+from autoprune.results.store import Store
+from autoprune.run import search
+from autoprune.searching.candidate import DENSE
+from autoprune.searching.journal import open_journal
+from autoprune.searching.optuna_study import quiet_optuna
+from autoprune.searching.space import Space
+from autoprune.sklearn.networks import Moments, Network, Shape, network_of
+from autoprune.study import PruningStudy
+from autoprune.terminal import reporter_for
+from autoprune.training.supervised import SupervisedTask
+
+if TYPE_CHECKING:
+    import optuna
+
+NAME = "estimator"
+STEPS = 600
+"""Optimiser steps that the dense network is trained for, unless that is few or many epochs."""
+FEWEST_EPOCHS, MOST_EPOCHS = 20, 150
+VALIDATING = 2
+"""Samples that a network is judged by, at least."""
+DENSE_RATE = 3e-3
+"""Peak learning rate of its training."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """What a network learns from: numbers alone."""
+
+    inputs: NDArray[np.float32]
+    """[samples, features]"""
+    targets: NDArray[Any]
+    """[samples] of class numbers, or [samples] or [samples, targets] of numbers."""
+    classes: int | None
+    """How many there are; None for a regression."""
+
+    @property
+    def shape(self) -> Shape:
+        outputs = self.classes
+        if outputs is None:
+            outputs = 1 if self.targets.ndim == 1 else self.targets.shape[1]
+        return Shape(n_samples=len(self.inputs), n_features=self.inputs.shape[1], n_outputs=outputs)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Order:
+    """What an estimator asks for; see the estimators' parameters."""
+
+    module: Any
+    module_params: Mapping[str, Any]
+    budget: int
+    select: str
+    max_loss: float | None
+    scoring: str | None
+    dense_epochs: int | None
+    epochs: int | tuple[int, int] | None
+    final_epochs: int | None
+    validation_fraction: float
+    seed: int
+    workers: int
+    verbose: bool
+    out: str | Path | None
+    tracking_uri: str | None
+    study_params: Mapping[str, Any] = field(default_factory=dict)
+    search_params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """What is left of a search in memory."""
+
+    dense: Model
+    front: tuple[Model, ...]
+    chosen: Model
+    network: nn.Module
+    """The chosen one."""
+    study: optuna.Study
+
+
+def found_by(order: Order, data: Data) -> Found:
+    """Search for smaller networks for `data`, and return what was found."""
+    study = study_of(order, data)
+    with ExitStack() as stack:
+        out = order.out
+        if out is None:
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoprune-")))
+        reporter = stack.enter_context(reporter_for(quiet=False)) if order.verbose else None
+        recorded = order.tracking_uri is not None
+        settings: dict[str, Any] = {
+            "budget": order.budget,
+            "workers": order.workers,
+            "tracking_uri": order.tracking_uri if recorded else "none",
+            "extras": recorded or order.out is not None,
+            **order.search_params,
+        }
+        result = search(study, out=out, reporter=reporter, **settings)
+        return kept(result, order)
+
+
+def kept(result: SearchResult, order: Order) -> Found:
+    """Choose a model of a search's, and read all that is to outlive its folder."""
+    model = choice(result, order.select, order.max_loss)
+    return Found(
+        dense=result.dense,
+        front=result.front,
+        chosen=model,
+        network=_network(result, model),
+        study=_in_memory(result),
+    )
+
+
+def choice(result: SearchResult, select: str, max_loss: float | None) -> Model:
+    """Return the model that `select` names of those that lose at most `max_loss` points.
+
+    That is the dense one, where all lose more. The smallest may lose one point, where nothing is
+    said.
+    """
+    if max_loss is None and select == "smallest":
+        max_loss = 1.0
+    limits = Limits(max_loss=max_loss)
+    within = [m for m in result.front if not any(gaps(result, m, limits, {}))]
+    return chosen(result, within, select) if within else result.dense
+
+
+def study_of(order: Order, data: Data) -> PruningStudy:
+    """Return what is searched for an estimator's data."""
+    train, valid = split(data, order.validation_fraction, seed=order.seed)
+    network = network_of(
+        order.module,
+        order.module_params,
+        replace(data.shape, n_samples=len(train)),
+        inputs=Moments.of(data.inputs[train]),
+        targets=None if data.classes else Moments.of(data.targets[train]),
+    )
+    batch_size = batch_size_for(len(train))
+    dense_epochs = order.dense_epochs
+    if dense_epochs is None:
+        dense_epochs = 0 if network.trained else epochs_for(len(train), batch_size)
+    usual = dense_epochs or epochs_for(len(train), batch_size)
+    study: dict[str, Any] = {
+        "name": NAME,
+        "model": network.build,
+        "example": torch.from_numpy(data.inputs[:2].copy()),
+        "task": task_of(network, data, train, valid, scoring=order.scoring),
+        "train": FineTune(epochs=dense_epochs, lr=DENSE_RATE, batch_size=batch_size)
+        if dense_epochs
+        else None,
+        "space": space_for(order.epochs, usual=usual, batch_size=batch_size),
+        "final_epochs": usual if order.final_epochs is None else order.final_epochs,
+        "seed": order.seed,
+    }
+    return PruningStudy(**(study | dict(order.study_params)))
+
+
+def task_of(
+    network: Network,
+    data: Data,
+    train: NDArray[np.intp],
+    valid: NDArray[np.intp],
+    *,
+    scoring: str | None,
+) -> SupervisedTask:
+    """Return the task: which loss, by what the network answers with, and which score."""
+    loss = network.loss or usual_loss(network, data)
+    targets = data.targets
+    if data.classes is None:
+        targets = targets.astype(np.float32)
+    return SupervisedTask(
+        train=(data.inputs[train], targets[train]),
+        valid=(data.inputs[valid], targets[valid]),
+        loss=loss,
+        scorer=scoring,
+    )
+
+
+def usual_loss(network: Network, data: Data) -> str:
+    """Return the loss that goes with what the network answers.
+
+    Raises
+    ------
+    ValueError
+        If it does not answer with a number for each class or target.
+    """
+    model = network.build().eval()
+    samples = data.inputs[:2]
+    with torch.no_grad():
+        answer = model(torch.from_numpy(samples.copy()))
+    found = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+    wanted = data.shape.n_outputs
+    plural = {(len(samples), wanted)}
+    single = {(len(samples),), (len(samples), 1)}
+    if data.classes is not None and found in plural:
+        return "cross_entropy"
+    if data.classes == 2 and found in single:
+        return "bce_with_logits"
+    if data.classes is None and found in (plural | single if wanted == 1 else plural):
+        return "mse"
+    what = "class" if data.classes is not None else "target"
+    raise ValueError(
+        f"The module must return a tensor of shape ({len(samples)}, {wanted}) for "
+        f"{len(samples)} samples, a number for each {what}, but returned {found}."
+    )
+
+
+def batch_size_for(samples: int) -> int:
+    """Return the usual batch size for so many samples.
+
+    >>> batch_size_for(300), batch_size_for(1_400), batch_size_for(60_000)
+    (32, 64, 128)
+    """
+    return 32 if samples < 1_000 else 64 if samples < 10_000 else 128
+
+
+def epochs_for(samples: int, batch_size: int) -> int:
+    """Return how many epochs make the usual number of steps, within bounds.
+
+    >>> epochs_for(1_150, 64), epochs_for(60, 32), epochs_for(60_000, 128)
+    (33, 150, 20)
+    """
+    epochs = STEPS // math.ceil(samples / batch_size)
+    return min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS)
+
+
+def space_for(epochs: int | tuple[int, int] | None, *, usual: int, batch_size: int) -> Space:
+    """Return what is searched, for networks whose dense one trains for `usual` epochs."""
+    if epochs is None:
+        epochs = (max(usual // 4, 1), max(usual, 2))
+    return Space(
+        epochs=epochs,
+        lr=(1e-3, 1e-2),
+        batch_size=batch_size,
+        weight_decay=(1e-4, 1e-1),
+        criteria=("taylor", "fisher", "l2"),
+    )
+
+
+def split(data: Data, fraction: float, *, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Draw which samples train and which validate; each class gives its share of both.
+
+    No class is missing in training. There are at least two samples to validate with.
+
+    Raises
+    ------
+    ValueError
+        If there are too few samples for that.
+
+    >>> data = Data(inputs=np.zeros((10, 1), np.float32), targets=np.arange(10) % 2, classes=2)
+    >>> train, valid = split(data, 0.2, seed=0)
+    >>> sorted(data.targets[valid].tolist()), len(train)
+    ([0, 1], 8)
+    """
+    rng = np.random.default_rng(seed)
+    count = len(data.inputs)
+    kinds = data.targets if data.classes is not None else np.zeros(count, int)
+    least = len(np.unique(kinds)) + VALIDATING
+    if count < least:
+        raise ValueError(
+            f"Found array with {count} sample(s) while a minimum of {least} is required, to train "
+            f"and to validate."
+        )
+    wanted = min(max(round(fraction * count), VALIDATING), count - least + VALIDATING)
+    # In turns of the classes, so that any beginning has of each what it should.
+    places = np.empty(count)
+    for kind in np.unique(kinds):
+        members = rng.permutation(np.flatnonzero(kinds == kind))
+        places[members] = (np.arange(len(members)) + rng.uniform()) / len(members)
+        places[members[-1]] = np.inf  # the last one trains, whatever happens
+    order = np.argsort(places, kind="stable")
+    valid = np.sort(order[:wanted])
+    return np.setdiff1d(np.arange(count), valid), valid
+
+
+def _network(result: SearchResult, model: Model) -> nn.Module:
+    """Return one of a result's networks, on the CPU, ready to answer."""
+    if model.name == DENSE:
+        assert result.build is not None
+        weights = load_tensors(Store(result.out).weights(DENSE))
+        network = load_state(result.build(), weights).eval()
+    else:
+        network = result.load(model.name)
+    # Tensors of a file share its memory, and lie at odd places in it: kernels then add up in
+    # another order, and a copy of the estimator would not answer to the last bit as it does.
+    return copy.deepcopy(network)
+
+
+def _in_memory(result: SearchResult) -> optuna.Study:
+    """Copy a search's Optuna study out of its folder."""
+    import optuna
+
+    memory = optuna.storages.InMemoryStorage()
+    with quiet_optuna():
+        optuna.copy_study(
+            from_study_name=result.study,
+            from_storage=open_journal(Store(result.out).journal),
+            to_storage=memory,
+        )
+        return optuna.load_study(study_name=result.study, storage=memory)
