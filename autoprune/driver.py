@@ -237,6 +237,8 @@ class Driver:
         waiting = self._account.affordable(wanted, epochs)
         if len(waiting) < len(wanted):
             self._teller.left_out(len(wanted) - len(waiting), of=len(wanted))
+        # The largest take longest: last, they would keep a worker when the others are done.
+        waiting.sort(key=lambda candidate: candidate.score.params, reverse=True)
         self._asker.enqueue_finals(study, waiting)
         stage, done = Stage(name="final", total=len(waiting)), 0
         while (queued := waiting_count(study)) or self._running:
@@ -326,7 +328,7 @@ class Driver:
             study.tell(running.trial.number, self._values(score))
         self._store.drop_checkpoint(running.work)
         if not running.is_final:
-            self.pool.candidates[candidate.name] = candidate
+            self.pool.add(candidate)
         return running.ended("complete")
 
     def _stop(self, study: optuna.Study, running: TrialRun) -> EndedTrial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -259,11 +260,15 @@ class Finale:
     def _faults(self, folders: Mapping[str, Path]) -> dict[str, list[str]]:
         faults: dict[str, list[str]] = {name: [] for name in folders}
         if self.extras:
-            faults |= verify(list(folders.values()))
-        for name, folder in folders.items():
-            answer = run_job(self.executor, jobs.reload_check, folder=self.store.relative(folder))
-            faults[name] = [*faults[name], *answer["faults"]]
-        return faults
+            here = min(max(self.executor.slots, 1), os.cpu_count() or 1)
+            faults |= verify(list(folders.values()), processes=here)
+        reloaded = run_all(
+            self.executor,
+            jobs.reload_check,
+            {name: {"folder": self.store.relative(folder)} for name, folder in folders.items()},
+            what="Reloading",
+        )
+        return {name: [*faults[name], *reloaded[name]["faults"]] for name in folders}
 
 
 def _metrics(model: Model) -> dict[str, float]:
@@ -321,7 +326,7 @@ def run_all(
     orders: Mapping[str, Mapping[str, Any]],
     *,
     what: str,
-    tell: Callable[[int], None],
+    tell: Callable[[int], None] = lambda done: None,
 ) -> dict[str, dict[str, Any]]:
     """Run one job per name, as many at once as there are slots; raise if one fails.
 

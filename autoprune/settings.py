@@ -57,6 +57,8 @@ class Settings:
     gpus_per_trial: float = 0.0
     """GPUs that it takes; 0.5 is two trials a GPU, 0 hides them."""
     sampler: str | BaseSampler = "pruning"
+    """What proposes trials: ``pruning`` (ours), Optuna's ``tpe``, ``nsga2``, ``gp`` or ``random``,
+    or any sampler object."""
     strategy: Strategy = field(default_factory=Strategy)
     """How the sampler ``pruning`` spends the budget."""
     objectives: str | Sequence[str] = ("accuracy", "params")
@@ -67,9 +69,11 @@ class Settings:
     latency_batch: int = 1
     """Samples in the batch that latency is measured on."""
     objective: Objective = "pareto"
+    """``pareto`` for a front, ``weighted`` for one number per trial."""
     accuracy_weight: float = 0.8
     """Weight of the score against the share of parameters removed, for ``weighted``."""
     early_stop: bool = True
+    """Whether trials that are clearly dominated are stopped early."""
     inherit: bool = True
     """Whether trials are cut from what earlier ones trained; else each from the dense model."""
     storage: str | None = field(default=None, repr=False)
@@ -79,6 +83,7 @@ class Settings:
     tracking_uri: str | None = field(default=None, repr=False)
     """An MLflow tracking URI; by default a database in the output folder; ``none`` for none."""
     experiment: str = "autoprune"
+    """The MLflow experiment that the search's runs belong to."""
     register: str | None = None
     """Name in MLflow's model registry that the front's models become versions of, with the aliases
     ``smallest``, ``knee`` and ``best``."""

@@ -68,7 +68,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         # Proving exports takes a process of its own, and is not what these tests are about.
-        patch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+        patch.setattr(finale, "verify", lambda folders, **_: {f.name: [] for f in folders})
         yield Found(study, folder / "out", run.search(study, out=folder / "out", **SETTINGS))
 
 

@@ -65,7 +65,17 @@ def mlflow_as_before() -> Iterator[None]:
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("registries", "mlflow_as_before")
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let modules that a page writes be imported, and forget them afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.usefixtures("registries", "mlflow_as_before", "own_modules")
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_code_blocks_of_a_page_run(
     path: Path,
@@ -111,6 +121,15 @@ def test_commands_within_sentences_have_the_options_that_they_name(path: Path) -
             command, *words = re.sub(r"[\[\]|]", " ", token.content).split()[1:]
             asked = {word for word in words if word.startswith("--")}
             assert asked <= options(command), f"{path.name}: {token.content}"
+
+
+def test_the_examples_of_commands_are_parsed() -> None:
+    from autoprune.cli import app
+
+    for command in app.registered_commands:
+        for example in re.split(r"\s+\|\s+", re.sub(r"^Examples?:\s+", "", command.epilog or "")):
+            for words in split(example):
+                parse(words[1:])
 
 
 # --- how the blocks are read ---------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,11 @@ from autoprune import finale, run
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE
+from autoprune.searching.objectives import COSTS
+from autoprune.searching.sampler import SAMPLERS
+from autoprune.training.latency import ENGINES
 from autoprune.training.sparsify import SPARSIFIERS
+from autoprune.training.supervised import LOSSES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -38,7 +43,7 @@ def written(folder: Path, name: str) -> Path:
 def test_a_criterion_of_the_users_own_is_searched_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+    monkeypatch.setattr(finale, "verify", lambda folders, **_: {f.name: [] for f in folders})
     file = written(tmp_path, "mine")
     result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     assert result.front
@@ -51,7 +56,7 @@ def test_a_criterion_of_the_users_own_is_searched_with(
 def test_a_group_rule_of_the_users_own_is_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+    monkeypatch.setattr(finale, "verify", lambda folders, **_: {f.name: [] for f in folders})
     file = written(tmp_path, "mixture")
     result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     groups = {g.name: g for g in Store(tmp_path / "out").load_grouping().groups}
@@ -66,7 +71,7 @@ def test_a_group_rule_of_the_users_own_is_followed(
 def test_a_sparsifier_of_the_users_own_is_searched_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finale, "verify", lambda folders: {f.name: [] for f in folders})
+    monkeypatch.setattr(finale, "verify", lambda folders, **_: {f.name: [] for f in folders})
     file = written(tmp_path, "fading")
     result = run.search(file, out=tmp_path / "out", budget=2, **UNTRACKED)
     store = Store(tmp_path / "out")
@@ -84,6 +89,24 @@ def test_every_sparsifier_is_described() -> None:
     section = METHODS.split("## Sparsifiers")[1]
     table = section.split("| --- | --- | --- |")[1].split("\n\n")[0]
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(SPARSIFIERS)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "reference.rst").read_text()
+    shown = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)$", reference, re.MULTILINE))
+    packages = ["autoprune", *(f"autoprune.{f.parent.name}" for f in _with_public_names())]
+    assert {"autoprune.sklearn", "autoprune.lightning"} <= set(packages)
+    for package in packages:
+        names = set(importlib.import_module(package).__all__) - {"__version__"}
+        assert {f"{package}.{name}" for name in names} <= shown
+    for registry in ("CRITERIA", "SPARSIFIERS", "GROUP_RULES"):
+        assert re.search(rf"^\.\. registry:: [\w.]+\.{registry}$", reference, re.MULTILINE)
+    for name in (*SAMPLERS, *LOSSES, *ENGINES, *COSTS):
+        assert f"``{name}``" in reference
+
+
+def _with_public_names() -> list[Path]:
+    return [f for f in (ROOT / "autoprune").glob("*/__init__.py") if "__all__" in f.read_text()]
 
 
 # --- tests that are named -----------------------------------------------------------------------

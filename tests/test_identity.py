@@ -50,7 +50,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("autoprune.results.export._trace", no_program)
-        patch.setattr("autoprune.finale.verify", lambda folders: {f.name: [] for f in folders})
+        patch.setattr("autoprune.finale.verify", lambda folders, **_: {f.name: [] for f in folders})
         run.search(write_study(folder / "study.py"), out=folder / "out", **SETTINGS)
     return folder / "out"
 

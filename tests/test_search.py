@@ -1138,12 +1138,12 @@ def test_a_final_stage_that_goes_on_takes_the_front_of_now(bench: Callable[..., 
     with pytest.raises(KeyboardInterrupt):
         b.driver.finish(b.study, epochs=EPOCHS)
     b.driver.park(b.study)
-    assert b.executor.started == ["t000-final"]
+    assert b.executor.started == ["t002-final"]  # the largest takes longest, so it begins
 
     b.executor.interrupted, b.executor.started = False, []
     b.driver.pool.candidates[better.name] = better  # nobody needs the middle and the large one now
     chosen = b.driver.finish(b.study, epochs=EPOCHS)
-    assert b.executor.started == ["t000-final", "t003-final"]
+    assert b.executor.started == ["t003-final", "t000-final"]
     assert {name: c.name for name, c in chosen.items()} == {
         "t000": "t000-final",
         "t003": "t003-final",

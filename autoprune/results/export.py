@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,14 +130,20 @@ def reference_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.reference.safetensors")
 
 
-def verify(folders: Sequence[Path]) -> dict[str, list[str]]:
-    """Compare exported programs with their references in a process that cannot import autoprune.
+def verify(folders: Sequence[Path], *, processes: int = 1) -> dict[str, list[str]]:
+    """Compare exported programs with their references in processes that cannot import autoprune.
 
     Returns
     -------
     dict
         By folder name, what is wrong with it; an empty list if nothing is.
     """
+    shares = [share for n in range(processes) if (share := folders[n::processes])]
+    with ThreadPoolExecutor(max(len(shares), 1)) as pool:
+        return {name: faults for found in pool.map(_verify, shares) for name, faults in found}
+
+
+def _verify(folders: Sequence[Path]) -> Iterable[tuple[str, list[str]]]:
     script = Path(__file__).with_name("verify.py")
     order = [{"folder": str(f), "reference": str(reference_file(f))} for f in folders]
     run = subprocess.run(
@@ -151,7 +158,7 @@ def verify(folders: Sequence[Path]) -> dict[str, list[str]]:
         lines = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
         raise AutopruneError(f"Verifying the exported models failed: {lines[-1]}")
     answers: dict[str, list[str]] = json.loads(run.stdout)
-    return answers
+    return answers.items()
 
 
 def differs(model: nn.Module, folder: Path) -> str | None:

@@ -113,9 +113,8 @@ class SupervisedTask:
         else:
             self._scorer = scorer
         self.higher_is_better = True if isinstance(scorer, str) else higher_is_better
-        self.metric = metric or (
-            scorer if isinstance(scorer, str) else getattr(scorer, "__name__", "score")
-        )
+        name: str = scorer if isinstance(scorer, str) else getattr(scorer, "__name__", "score")
+        self.metric = metric or name
         self._augment = augment
         self._splits: dict[str, ArraySplit | LoaderSplit] = {
             name: as_split(name, source, integer_targets=self.classifies)
@@ -173,7 +172,9 @@ class SupervisedTask:
         """
         if type(self).evaluate is not SupervisedTask.evaluate:
             return None
-        outputs, targets = self._answers(model, split)
+        return self._yardstick(*self._answers(model, split))
+
+    def _yardstick(self, outputs: Any, targets: Any) -> Yardstick:
         constant = self._constant_answer(outputs, targets)
         return Yardstick(
             samples=batch_size_of(targets),

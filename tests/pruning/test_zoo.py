@@ -278,7 +278,7 @@ def exports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             continue
         found.folders[name] = folder
         found.formats[name], found.problems[name] = done.formats, done.problems
-    found.faults.update(verify(list(found.folders.values())))
+    found.faults.update(verify(list(found.folders.values()), processes=2))
     return found
 
 
