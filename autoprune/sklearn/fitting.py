@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 
+from autoprune import run
 from autoprune.pruning.cut import load_state
 from autoprune.pruning.files import read_json
 from autoprune.pruning.plan import FineTune, Plan
@@ -26,7 +27,6 @@ from autoprune.results.limits import Limits, gaps
 from autoprune.results.picking import chosen
 from autoprune.results.result import Model, SearchResult
 from autoprune.results.store import Store
-from autoprune.run import search
 from autoprune.searching.candidate import DENSE
 from autoprune.searching.journal import open_journal
 from autoprune.searching.optuna_study import quiet_optuna
@@ -136,7 +136,7 @@ def found_by(order: Order, data: Data) -> Found:
             "extras": recorded or order.out is not None,
             **order.search_params,
         }
-        result = search(study, out=out, reporter=reporter, **settings)
+        result = run.search(study, out=out, reporter=reporter, **settings)
         model = choice(result, order.select, order.max_loss)
         plan, zeroed = _plan(result, model)
         return Found(
