@@ -222,11 +222,18 @@ class _Augmented:
             yield Batch(inputs=self._augment(batch.inputs), targets=batch.targets)
 
 
-def soft_divergence(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return KL(teacher, outputs) of softened class scores [n, classes, ...], times T^2."""
+def soft_divergence(
+    outputs: Tensor, teacher: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
+    """Return how far softened classes are from the teacher's, in the mean over the samples.
+
+    They count by their `weights`, [samples], if there are any.
+    """
     student = F.log_softmax(outputs / temperature, 1)
     target = F.log_softmax(teacher / temperature, 1)
     divergence = F.kl_div(student, target, reduction="none", log_target=True).sum(1)
+    if weights is not None:
+        divergence = divergence * weights
     return divergence.mean() * temperature**2
 
 
