@@ -58,13 +58,19 @@ def save(estimator: _Pruned, folder: Path, *, kept: Sequence[str]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
         fresh = Path(place) / "model"
-        _export(estimator, fresh)
-        write_signed(fresh / ABOUT, about)
+        problems = _export(estimator, fresh)
+        write_signed(fresh / ABOUT, {**about, "problems": problems})
         fresh.replace(folder)
 
 
-def _export(estimator: _Pruned, folder: Path) -> None:
-    """Write the network in every format; raise `AutopruneError` unless each reads as it was."""
+def _export(estimator: _Pruned, folder: Path) -> list[str]:
+    """Write the network in every format that it allows; return why others are missing.
+
+    Raises
+    ------
+    AutopruneError
+        Unless each answers as the network in memory does.
+    """
     import torch
 
     from autoprune.results.export import (
@@ -85,14 +91,13 @@ def _export(estimator: _Pruned, folder: Path) -> None:
         about={"name": estimator.selected_.name},
         zeroed=estimator._zeroed,
     )
-    faults = [*exported.problems, *verify([folder])[folder.name]]
     fault = differs(load_export(folder, model=network), folder)
-    if fault is not None or faults:
-        raise AutopruneError(
-            f"A saved network must answer as the one in memory, but: {fault or faults[0]}."
-        )
+    faults = verify([folder])[folder.name] + ([] if fault is None else [fault])
+    if faults:
+        raise AutopruneError(f"A saved network must answer as in memory, but: {faults[0]}.")
     reference_file(folder).unlink()
     reference_layout(folder).unlink()
+    return list(exported.problems)
 
 
 def load(cls: type[E], folder: Path, *, module: Any, kept: Sequence[str]) -> E:
@@ -114,8 +119,18 @@ def load(cls: type[E], folder: Path, *, module: Any, kept: Sequence[str]) -> E:
         if about["module"] == "default" or module is not None:
             _read_network(estimator, about, folder)
         else:
-            estimator.module_ = OnnxNetwork((folder / ONNX).read_bytes())
+            estimator.module_ = _program(folder, about["problems"])
     return estimator
+
+
+def _program(folder: Path, problems: Sequence[str]) -> OnnxNetwork:
+    file = folder / ONNX
+    if not file.exists():
+        raise AutopruneError(
+            f"`module` must be given for a network without {ONNX}, which could not be written: "
+            f"{'; '.join(problems)}."
+        )
+    return OnnxNetwork(file.read_bytes())
 
 
 def _read_network(estimator: _Pruned, about: Mapping[str, Any], folder: Path) -> None:
