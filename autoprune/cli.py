@@ -10,6 +10,7 @@ import typer
 from autoprune.commands import (
     baselines,
     bench,
+    check,
     compare,
     doctor,
     front,
@@ -58,6 +59,7 @@ app.command(epilog=pick.EXAMPLES)(pick.pick)
 app.command(epilog=bench.EXAMPLES)(bench.bench)
 app.command(epilog=baselines.EXAMPLES)(baselines.baselines)
 app.command(epilog=compare.EXAMPLES)(compare.compare)
+app.command(epilog=check.EXAMPLES)(check.check)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=sensitivity.EXAMPLES)(sensitivity.sensitivity)
 app.command(epilog=new.EXAMPLES)(new.new)

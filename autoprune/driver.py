@@ -328,7 +328,7 @@ class Driver:
             study.tell(running.trial.number, self._values(score))
         self._store.drop_checkpoint(running.work)
         if not running.is_final:
-            self.pool.candidates[candidate.name] = candidate
+            self.pool.add(candidate)
         return running.ended("complete")
 
     def _stop(self, study: optuna.Study, running: TrialRun) -> EndedTrial:

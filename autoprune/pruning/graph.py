@@ -42,7 +42,7 @@ from autoprune.pruning.groups import (
     Slice,
 )
 from autoprune.pruning.labels import Leaf, Ledger, compress, varying
-from autoprune.pruning.layers import SELECTED, Tie, may_select, rule_of, selects
+from autoprune.pruning.layers import ASKS, SELECTED, Tie, may_select, rule_of, selects
 from autoprune.pruning.proof import droppable, prove
 from autoprune.pruning.rules import Extent as AtomExtent
 
@@ -175,7 +175,7 @@ def _ask_modules(model: nn.Module, ledger: Ledger) -> None:
             name = f"{prefix}{tensor}"
             return first.get(name, name), dim
 
-        for ask in rule_of(module).asks(module):
+        for ask in (*rule_of(module).asks(module), *getattr(module, ASKS, ())):
             if isinstance(ask, Tie):
                 known = [p for p in (place(*p) for p in ask.places) if p in places]
                 for other in known:

@@ -166,8 +166,9 @@ class Ledger:
             own = {d for a in labels.arrays for d in varying(aligned(a, ndim))}
             for array in arrays:
                 dims = varying(array)
-                if labels.base == FIXED and not dims & own and any(size[d] != 1 for d in dims):
-                    self.freeze(array, reason)
+                fixed = [d for d in dims if size[d] != 1]
+                if labels.base == FIXED and fixed and not dims & own:
+                    self._fix(array, fixed, reason)
         solid = [labels for labels, _ in parts if labels.base == FIXED]
         leaf = ""
         if solid and all(labels.leaf for labels in solid):
@@ -178,6 +179,19 @@ class Ledger:
             leaf=leaf,
             is_input=bool(solid) and all(labels.is_input for labels in solid),
         )
+
+    def _fix(self, array: Tensor, fixed: Sequence[int], reason: str) -> None:
+        """Say that nothing can go along some dimensions: at most whole slices along the others.
+
+        Rotary embeddings (Su et al. 2021) fix the size of a head, and whole heads may go.
+        """
+        first = array
+        for dim in fixed:
+            first = first.narrow(dim, 0, 1)
+        if first.numel() == 1:
+            self.freeze(array, reason)
+        else:
+            self.tie(first, array, reason)
 
     # --- what came out ----------------------------------------------------------------------
 

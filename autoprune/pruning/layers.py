@@ -26,6 +26,10 @@ SELECTED = "selected"
 """Buffer of a layer that picks its own inputs: which of the entries it is given it reads."""
 
 
+ASKS = "autoprune_asks"
+"""Attribute of a module that may hold more `Tie`s and `Stay`s than its class's rule asks for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tie:
     """Entries of a module's tensors that can only go together.
@@ -90,10 +94,17 @@ def group_rule(kind: type[nn.Module]) -> Callable[[type[GroupRule]], type[GroupR
     return register
 
 
+NAMED_RULES: dict[str, GroupRule] = {}
+"""Rules for classes of packages that autoprune does not import, by module and name."""
+
+
 def rule_of(module: nn.Module) -> GroupRule:
     """Return the rule for a module; one that asks for nothing, if there is none."""
-    found = next((GROUP_RULES[c] for c in type(module).__mro__ if c in GROUP_RULES), None)
-    return found or _STORED_SIZES
+    for kind in type(module).__mro__:
+        found = GROUP_RULES.get(kind) or NAMED_RULES.get(f"{kind.__module__}.{kind.__qualname__}")
+        if found is not None:
+            return found
+    return _STORED_SIZES
 
 
 def fit_attributes(model: nn.Module) -> None:
@@ -298,6 +309,26 @@ class StoredSizesRule(GroupRule):
 
 
 _STORED_SIZES = StoredSizesRule()
+
+
+class TransposedLinearRule(GroupRule):
+    """Hugging Face's `Conv1D`: a linear layer whose weight is [inputs, outputs]."""
+
+    def fit(self, module: Any) -> None:
+        module.nx, module.nf = module.weight.shape
+
+
+class JoinedHeadsRule(GroupRule):
+    """GPT-2's attention: one layer makes queries, keys and values, which are split by size."""
+
+    def fit(self, module: Any) -> None:
+        if not module.is_cross_attention:
+            module.split_size = module.c_attn.weight.shape[1] // 3
+            module.num_heads = module.split_size // module.head_dim
+
+
+NAMED_RULES["transformers.pytorch_utils.Conv1D"] = TransposedLinearRule()
+NAMED_RULES["transformers.models.gpt2.modeling_gpt2.GPT2Attention"] = JoinedHeadsRule()
 
 
 class TrimmedAttention(nn.MultiheadAttention):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,17 @@ def draw_front(
     return [picture, page]
 
 
+def interactive(store: Store) -> Any:
+    """Return the plotly figure of a finished search's front over all its trials."""
+    points = [(c.score.params, c.score.valid, c.name) for c in _trials(store)]
+    return front_figure(read_json(store.front_file), points)
+
+
 def redraw(store: Store) -> list[Path]:
     """Draw a search's front as ``front.json`` now has it; return the files, that one first."""
+    return [store.front_file, *draw_front(store, read_json(store.front_file), _trials(store))]
+
+
+def _trials(store: Store) -> Iterator[Candidate]:
     names = [name for name in store.candidate_names() if not name.endswith(FINAL)]
-    trials = map(store.load_candidate, names)
-    return [store.front_file, *draw_front(store, read_json(store.front_file), trials)]
+    return map(store.load_candidate, names)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.files import check_signed, read_json
+from autoprune.results.choosing import worth_a_look
+from autoprune.results.html import as_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,6 +142,47 @@ class SearchResult:
         import pandas as pd
 
         return pd.DataFrame([asdict(m) for m in (self.dense, *self.front)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON has it: for a pipeline's next step, or a file.
+
+        Beside the fields, ``chosen`` names the models that are worth a look: ``smallest``
+        (within a point of the dense model; None if there is none), ``knee`` and ``best``.
+
+        Examples
+        --------
+        >>> json.dumps(result.to_dict())  # doctest: +SKIP
+        """
+        chosen: dict[str, str | None] = {}
+        if self.front:
+            worth = worth_a_look(
+                self.front, dense=self.dense, higher_is_better=self.higher_is_better
+            )
+            smallest = None if worth.smallest is None else worth.smallest.name
+            chosen = {"smallest": smallest, "knee": worth.knee.name, "best": worth.best.name}
+        return {
+            "out": str(self.out),
+            "study": self.study,
+            "metric": self.metric,
+            "higher_is_better": self.higher_is_better,
+            "dense": asdict(self.dense),
+            "front": [asdict(model) for model in self.front],
+            "chosen": chosen,
+            "trials": dict(self.trials),
+            "epochs": self.epochs,
+            "proxies": {name: dict(found) for name, found in self.proxies.items()},
+        }
+
+    def figure(self) -> Any:
+        """Return the front over all trials as a plotly figure, which a notebook shows."""
+        from autoprune.results.drawing import interactive
+        from autoprune.results.store import Store
+
+        return interactive(Store(self.out))
+
+    def _repr_html_(self) -> str:
+        """Show the front in a notebook: a table, and the picture beside it in the folder."""
+        return as_html(self)
 
 
 def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None) -> SearchResult:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import AutopruneError, first_line, is_full
 
@@ -38,7 +41,7 @@ class JournalFile(BaseJournalBackend):
                 number, offset = number + 1, offset + len(line)
                 if number > log_number_from:
                     self._read = number, offset
-                    yield json.loads(line)
+                    yield _with_shared_name(json.loads(line))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
@@ -64,12 +67,42 @@ class JournalFile(BaseJournalBackend):
                 os.fsync(file.fileno())
 
 
+def _with_shared_name(log: dict[str, Any]) -> dict[str, Any]:
+    """Return a line of a journal whose parameter, if it is of one, is held in memory once."""
+    if "param_name" in log:
+        log["param_name"] = sys.intern(log["param_name"])
+    return log
+
+
 class Journal(JournalStorage):
-    """Optuna's storage on a `JournalFile`."""
+    """Optuna's storage on a `JournalFile`.
+
+    Optuna's own makes a distribution of every parameter of every trial: trials that have ended
+    share them here, or a long search would hold little else.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = JournalFile(path)
+        self._distributions: dict[str, BaseDistribution] = {}
         super().__init__(self._file)
+        for study in self.get_all_studies():
+            for trial in self.get_all_trials(study._study_id, deepcopy=False):
+                self._share_distributions(trial)
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        done = super().set_trial_state_values(trial_id, state, values)
+        self._share_distributions(self.get_trial(trial_id))
+        return done
+
+    def _share_distributions(self, trial: FrozenTrial) -> None:
+        if not trial.state.is_finished():
+            return
+        if trial.distributions == self._distributions:
+            trial.distributions = self._distributions
+        else:
+            self._distributions = trial.distributions
 
     def together(self) -> AbstractContextManager[None]:
         return self._file.together()

@@ -6,23 +6,24 @@ import numbers
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 if TYPE_CHECKING:
     import optuna
-    from torch import nn
 
+    from autoprune.pruning.plan import Plan
     from autoprune.results.result import Model
     from autoprune.sklearn.fitting import Order
 
-SELECT = ("knee", "smallest", "best")
+SELECT = ("smallest", "knee", "best")
 STUDY_OWN = ("name", "model", "example", "task", "train", "final_epochs", "seed")
 SEARCH_OWN = (
     "budget", "fresh", "join", "out", "reporter", "seed", "storage", "study", "tracking_uri",
@@ -34,15 +35,19 @@ SEARCH_OWN = (
 class _Pruned(BaseEstimator):  # type: ignore[misc]
     """What both estimators have in common."""
 
-    dense_score_: float
     dense_n_params_: int
+    dense_score_: float
     feature_names_in_: NDArray[Any]
     front_: tuple[Model, ...]
-    module_: nn.Module
+    module_: Any
     n_features_in_: int
     n_params_: int
+    plan_: Plan
     selected_: Model
     study_: optuna.Study
+
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Attributes of a fitted estimator that `save` writes, beside those of both."""
 
     def __init__(
         self,
@@ -83,19 +88,30 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
         self.study_params = study_params
         self.search_params = search_params
 
+    # --- fitting ----------------------------------------------------------------------------
+
     def _search(
-        self, inputs: NDArray[np.float32], targets: NDArray[Any], classes: int | None
+        self,
+        inputs: NDArray[np.float32],
+        targets: NDArray[Any],
+        weights: NDArray[np.float32] | None,
+        *,
+        classes: int | None,
     ) -> Self:
         from autoprune.sklearn.fitting import Data, found_by
 
-        found = found_by(self._order(), Data(inputs=inputs, targets=targets, classes=classes))
+        data = Data(inputs=inputs, targets=targets, classes=classes, weights=weights)
+        found = found_by(self._order(), data)
         self.front_ = found.front
         self.study_ = found.study
         self.module_ = found.network
         self.selected_ = found.chosen
+        self.plan_ = found.plan
         self.n_params_ = found.chosen.params
         self.dense_n_params_ = found.dense.params
         self.dense_score_ = found.dense.valid
+        self._built_with = found.built_with
+        self._zeroed = found.zeroed
         return self
 
     def _order(self) -> Order:
@@ -105,7 +121,7 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
         return Order(
             module=self.module,
             module_params=dict(self.module_params or {}),
-            budget=self.budget,
+            budget=int(self.budget),
             select=self.select,
             max_loss=self.max_loss,
             scoring=self.scoring,
@@ -124,61 +140,210 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
 
     def _check_parameters(self) -> None:
         """Raise `ValueError` for a parameter that breaks its rule, as scikit-learn words it."""
-        self._check("select", self.select in SELECT, f"one of {', '.join(map(repr, SELECT))}")
-        self._check("budget", _is_whole(self.budget, 1), "an int of at least 1")
-        self._check(
-            "validation_fraction",
-            _is_number(self.validation_fraction) and 0 < self.validation_fraction < 1,
-            "a float between 0 and 1",
-        )
-        self._check(
-            "n_jobs",
-            self.n_jobs is None or (_is_whole(self.n_jobs, -np.inf) and self.n_jobs != 0),
-            "None or an int other than 0",
-        )
+        fraction, jobs, loss = self.validation_fraction, self.n_jobs, self.max_loss
+        rules = {
+            "select": (self.select in SELECT, f"one of {', '.join(map(repr, SELECT))}"),
+            "budget": (_is_whole(self.budget, 1), "an int of at least 1"),
+            "validation_fraction": (
+                _is_number(fraction) and 0 < fraction < 1,
+                "a float between 0 and 1",
+            ),
+            "n_jobs": (jobs is None or (_is_whole(jobs) and jobs != 0), "None or an int but 0"),
+            "max_loss": (
+                loss is None or (_is_number(loss) and loss >= 0),
+                "None or a number of points of at least 0",
+            ),
+        }
         for name in ("dense_epochs", "final_epochs"):
             value = getattr(self, name)
-            self._check(name, value is None or _is_whole(value, 0), "None or an int of at least 0")
-        loss = self.max_loss
-        good = loss is None or (_is_number(loss) and loss >= 0)
-        self._check("max_loss", good, "None or a number of points of at least 0")
+            rules[name] = (value is None or _is_whole(value, 0), "None or an int of at least 0")
         for name, own in (("study_params", STUDY_OWN), ("search_params", SEARCH_OWN)):
-            taken = sorted(set(own) & set(getattr(self, name) or {}))
-            self._check(name, not taken, f"without {', '.join(map(repr, own))}")
+            taken = set(own) & set(getattr(self, name) or {})
+            rules[name] = (not taken, f"without {', '.join(map(repr, own))}")
+        for name, (good, rule) in rules.items():
+            if not good:
+                raise ValueError(
+                    f"The {name!r} parameter of {type(self).__name__} must be {rule}. "
+                    f"Got {getattr(self, name)!r} instead."
+                )
 
-    def _check(self, name: str, good: bool, rule: str) -> None:
-        if not good:
-            raise ValueError(
-                f"The {name!r} parameter of {type(self).__name__} must be {rule}. "
-                f"Got {getattr(self, name)!r} instead."
-            )
+    def _checked(self, *data: ArrayLike, **rules: Any) -> Any:
+        """Return the data as scikit-learn checks them, inputs in the networks' precision."""
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # what is too large is refused in a moment
+            return validate_data(self, *data, dtype=np.float32, **rules)
 
     def _answers(self, X: ArrayLike) -> NDArray[Any]:
-        """Return what the chosen network says of checked `X`."""
+        """Return what the chosen network says of `X`, once that is checked."""
         check_is_fitted(self)
-        inputs = validate_data(self, X, dtype=np.float32, reset=False)
+        inputs = self._checked(X, reset=False)
+        from autoprune.sklearn.saving import OnnxNetwork
+
+        if isinstance(self.module_, OnnxNetwork):
+            return self.module_.answers(inputs)
         from autoprune.sklearn.networks import answers
 
         return answers(self.module_, inputs)
 
+    # --- files ------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write the fitted estimator to a new folder, without pickle.
+
+        The network is there as safetensors with its plan, as `torch.export` program and as ONNX,
+        each of which was read again and compared; ``estimator.json`` says the rest. Parameters
+        that JSON cannot hold, such as a module, and `study_` stay behind.
+
+        Parameters
+        ----------
+        folder
+            Is created; one that is there must be empty.
+
+        Raises
+        ------
+        AutopruneError
+            If the folder holds something, or the network cannot be written.
+        """
+        check_is_fitted(self)
+        from autoprune.sklearn.saving import save
+
+        save(self, Path(folder), kept=self.kept)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, module: Any = None) -> Self:
+        """Read an estimator that `save` wrote; no code is run that comes from the folder.
+
+        Parameters
+        ----------
+        folder
+            Where it was saved.
+        module
+            What the estimator was given as `module`, if anything: then `module_` is that again,
+            made smaller. Without it, the ONNX file answers.
+
+        Raises
+        ------
+        AutopruneError
+            If there is none of this class, or its files were altered.
+        """
+        from autoprune.sklearn.saving import load
+
+        return load(cls, Path(folder), module=module, kept=cls.kept)
+
 
 class PrunedClassifier(ClassifierMixin, _Pruned):  # type: ignore[misc]
-    """A classifier."""
+    """A classifier that trains a network, and searches for a much smaller one that is as good.
+
+    Parameters
+    ----------
+    module
+        What is pruned. None is a multi-layer perceptron that suits the data; it standardises its
+        inputs. A function (or class) builds the network; of its arguments, ``n_features`` and
+        ``n_outputs`` are given if it has them. A `torch.nn.Module` is taken as trained, and so is
+        a skorch net in a ``FrozenEstimator``, or a fitted one; one that is not fitted trains the
+        dense network in its own way. The network reads float32, [samples, features], and answers
+        with a logit for each class (or with one, if there are two classes).
+    module_params
+        What else the function is called with. The default network takes ``hidden``, the neurons of
+        each hidden layer, and ``dropout``.
+    budget
+        Trials of the search: how many smaller networks are tried.
+    select
+        Which network is kept: ``smallest`` has the fewest parameters of those that lose at most
+        `max_loss`, ``knee`` is the one below which a smaller one begins to cost much, ``best`` has
+        the best validation score. The dense one is kept if all lose more than `max_loss`.
+    max_loss
+        Points of the validation score that a network may lose against the dense one: 0.01 of a
+        score that is a share, such as accuracy, a hundredth of any other. By default 1 for
+        ``smallest``, and no limit for the others.
+    scoring
+        Name of the scikit-learn scorer that networks are judged by in the search. By default
+        accuracy, or r2.
+    dense_epochs
+        Epochs of the dense network's training. By default some 600 steps for one that is built
+        here, and none for one that is trained.
+    epochs
+        Epochs of a trial, a number or (fewest, most). By default a quarter of, up to as many as
+        the dense network's.
+    final_epochs
+        Epochs that each network on the front gets at the end; as many as the dense one's by
+        default.
+    validation_fraction
+        Share of the training data that networks are judged by, and not trained on; classes are
+        in it by their shares.
+    random_state
+        Fixes all that is drawn.
+    n_jobs
+        Trials at once. None and 1 run them in this process, one after the other; -1 is one worker
+        process a core.
+    verbose
+        Whether to say, on standard error, how far the search has come.
+    out
+        Folder that keeps all that the search leaves. The same fit to the same folder goes on where
+        an earlier one stopped. By default there is a temporary one, deleted after the fit.
+    tracking_uri
+        Where MLflow is told of the search; by default nowhere.
+    study_params, search_params
+        Other arguments of `autoprune.PruningStudy` and `autoprune.search`, by name. Names of
+        layers begin with ``body.`` where something was put around the network, as `module_` shows.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        The class labels, sorted.
+    n_params_ : int
+        Parameters of the network that was kept; ``dense_n_params_`` of the dense one.
+    dense_score_ : float
+        Validation score of the dense network.
+    front_ : tuple of `Model`
+        The networks that no other beats in size and validation score, by size; ``selected_`` is
+        what was kept of them.
+    module_ : torch.nn.Module
+        The network that was kept, on the CPU. ``plan_`` says what of the dense one it has.
+    study_ : optuna.Study
+        The trials, in memory.
+    n_features_in_ : int
+        Features seen in `fit`.
+    feature_names_in_ : ndarray
+        Their names, if they are all texts.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = PrunedClassifier(budget=3, random_state=0).fit(X, y)
+    >>> model.n_params_ < model.dense_n_params_ / 2, model.score(X, y) > 0.9
+    (True, True)
+    """
 
     classes_: NDArray[Any]
+    kept = ("classes_",)
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Train a network, search for smaller ones, and keep the one that is asked for."""
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Train a network, search for smaller ones, and keep the one that is asked for.
+
+        Parameters
+        ----------
+        X
+            Numbers, [samples, features].
+        y
+            A class for each sample.
+        sample_weight
+            How much each sample counts, in training as well as in the validation score.
+        """
         self._check_parameters()
-        inputs, labels = validate_data(self, X, y, dtype=np.float32)
+        inputs, labels = self._checked(X, y)
         check_classification_targets(labels)
-        self.classes_, numbers = np.unique(column_or_1d(labels, warn=True), return_inverse=True)
+        labels = column_or_1d(labels, warn=True)
+        inputs, labels, weights = _counting(inputs, labels, sample_weight)
+        self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs samples of at least 2 classes in the data, but the "
                 f"data contains only one class: {self.classes_[0]!r}"
             )
-        return self._search(inputs, numbers.astype(np.int64), classes=len(self.classes_))
+        return self._search(inputs, codes.astype(np.int64), weights, classes=len(self.classes_))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the most likely class of each sample, [samples]."""
@@ -188,27 +353,49 @@ class PrunedClassifier(ClassifierMixin, _Pruned):  # type: ignore[misc]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return how likely each class is, [samples, classes], in the order of `classes_`."""
-        logits = self._answers(X)
-        from autoprune.sklearn.networks import probabilities
-
-        return probabilities(logits)
+        return _probabilities(self._answers(X))
 
 
 class PrunedRegressor(RegressorMixin, _Pruned):  # type: ignore[misc]
-    """A regressor."""
+    """A regressor that trains a network, and searches for a much smaller one that is as good.
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Train a network, search for smaller ones, and keep the one that is asked for."""
+    Its parameters and attributes are those of `PrunedClassifier`, but for ``classes_``. The
+    network answers with a number for each target. One that is built here learns standardised
+    targets, and answers in their own units.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = PrunedRegressor(budget=3, epochs=20, random_state=0).fit(X, y)
+    >>> model.n_params_ < model.dense_n_params_ / 2, model.score(X, y) > 0.3
+    (True, True)
+    """
+
+    n_outputs_: int
+    kept = ("n_outputs_",)
+
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Train a network, search for smaller ones, and keep the one that is asked for.
+
+        Parameters
+        ----------
+        X
+            Numbers, [samples, features].
+        y
+            Numbers, [samples] or [samples, targets].
+        sample_weight
+            How much each sample counts, in training as well as in the validation score.
+        """
         self._check_parameters()
-        inputs, targets = validate_data(
-            self, X, y, dtype=np.float32, multi_output=True, y_numeric=True
-        )
+        inputs, targets = self._checked(X, y, multi_output=True, y_numeric=True)
         if targets.ndim == 2 and targets.shape[1] == 1:
             targets = column_or_1d(targets, warn=True)
+        inputs, targets, weights = _counting(inputs, targets, sample_weight)
         self.n_outputs_ = 1 if targets.ndim == 1 else targets.shape[1]
-        return self._search(inputs, targets, classes=None)
+        return self._search(inputs, targets.astype(np.float32), weights, classes=None)
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the targets of each sample as the network sees them.
 
         Their shape is that of the targets in training, [samples] or [samples, targets].
@@ -219,8 +406,36 @@ class PrunedRegressor(RegressorMixin, _Pruned):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
-        tags.target_tags.single_output = True
         return tags
+
+
+def _counting(
+    inputs: NDArray[Any], targets: NDArray[Any], sample_weight: ArrayLike | None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """Return the samples that count, and how much; None where all count the same."""
+    if sample_weight is None:
+        return inputs, targets, None
+    weights = _check_sample_weight(
+        sample_weight, inputs, dtype=np.float32, ensure_non_negative=True
+    )
+    counts = weights > 0
+    if not counts.any():
+        raise ValueError("At least one sample weight must be more than 0, but all are 0.")
+    inputs, targets, weights = inputs[counts], targets[counts], weights[counts]
+    return inputs, targets, None if np.ptp(weights) == 0 else weights
+
+
+def _probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Return class probabilities, [samples, classes], of logits or of the one logit of a yes.
+
+    >>> _probabilities(np.array([[0.0], [50.0]])).round(3).tolist()
+    [[0.5, 0.5], [0.0, 1.0]]
+    """
+    exact = logits.astype(np.float64)
+    if exact.ndim == 1 or exact.shape[1] == 1:
+        yes = exact.reshape(-1)
+        return np.stack([expit(-yes), expit(yes)], axis=1)
+    return np.asarray(softmax(exact, axis=1))
 
 
 def _workers(n_jobs: int | None) -> int:
@@ -236,6 +451,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _is_whole(value: Any, least: float) -> bool:
+def _is_whole(value: Any, least: float = -np.inf) -> bool:
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and value >= least

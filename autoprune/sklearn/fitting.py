@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,21 +14,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.frozen import FrozenEstimator
 from torch import nn
 
+from autoprune import run
 from autoprune.pruning.cut import load_state
-from autoprune.pruning.plan import FineTune
+from autoprune.pruning.files import read_json
+from autoprune.pruning.plan import FineTune, Plan
 from autoprune.pruning.weights import load_tensors
+from autoprune.results.exported import PLAN, read_plan
 from autoprune.results.limits import Limits, gaps
 from autoprune.results.picking import chosen
 from autoprune.results.result import Model, SearchResult
 from autoprune.results.store import Store
-from autoprune.run import search
 from autoprune.searching.candidate import DENSE
 from autoprune.searching.journal import open_journal
 from autoprune.searching.optuna_study import quiet_optuna
 from autoprune.searching.space import Space
 from autoprune.sklearn.networks import Moments, Network, Shape, network_of
+from autoprune.sklearn.skorched import fitted_net, is_net, module_of
+from autoprune.sklearn.weighted import WeightedTask
 from autoprune.study import PruningStudy
 from autoprune.terminal import reporter_for
 from autoprune.training.supervised import SupervisedTask
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
 NAME = "estimator"
 STEPS = 600
 """Optimiser steps that the dense network is trained for, unless that is few or many epochs."""
-FEWEST_EPOCHS, MOST_EPOCHS = 20, 150
+FEWEST_EPOCHS, MOST_EPOCHS = 20, 100
 VALIDATING = 2
 """Samples that a network is judged by, at least."""
 DENSE_RATE = 3e-3
@@ -56,6 +61,15 @@ class Data:
     """[samples] of class numbers, or [samples] or [samples, targets] of numbers."""
     classes: int | None
     """How many there are; None for a regression."""
+    weights: NDArray[np.float32] | None = None
+    """[samples], above 0; None where all count the same."""
+
+    def part(self, index: NDArray[np.intp]) -> Data:
+        """Return some of the samples."""
+        weights = None if self.weights is None else self.weights[index]
+        return replace(
+            self, inputs=self.inputs[index], targets=self.targets[index], weights=weights
+        )
 
     @property
     def shape(self) -> Shape:
@@ -97,12 +111,18 @@ class Found:
     chosen: Model
     network: nn.Module
     """The chosen one."""
+    plan: Plan
+    """What of the dense network it has."""
+    zeroed: tuple[str, ...]
+    """Parameters of which only what is not zero counts."""
+    built_with: Mapping[str, Any]
+    """What the function that builds the dense network is called with."""
     study: optuna.Study
 
 
 def found_by(order: Order, data: Data) -> Found:
     """Search for smaller networks for `data`, and return what was found."""
-    study = study_of(order, data)
+    study, built_with = study_of(order, data)
     with ExitStack() as stack:
         out = order.out
         if out is None:
@@ -116,20 +136,19 @@ def found_by(order: Order, data: Data) -> Found:
             "extras": recorded or order.out is not None,
             **order.search_params,
         }
-        result = search(study, out=out, reporter=reporter, **settings)
-        return kept(result, order)
-
-
-def kept(result: SearchResult, order: Order) -> Found:
-    """Choose a model of a search's, and read all that is to outlive its folder."""
-    model = choice(result, order.select, order.max_loss)
-    return Found(
-        dense=result.dense,
-        front=result.front,
-        chosen=model,
-        network=_network(result, model),
-        study=_in_memory(result),
-    )
+        result = run.search(study, out=out, reporter=reporter, **settings)
+        model = choice(result, order.select, order.max_loss)
+        plan, zeroed = _plan(result, model)
+        return Found(
+            dense=result.dense,
+            front=result.front,
+            chosen=model,
+            network=_network(result, model),
+            plan=plan,
+            zeroed=zeroed,
+            built_with=built_with,
+            study=_in_memory(result),
+        )
 
 
 def choice(result: SearchResult, select: str, max_loss: float | None) -> Model:
@@ -145,16 +164,11 @@ def choice(result: SearchResult, select: str, max_loss: float | None) -> Model:
     return chosen(result, within, select) if within else result.dense
 
 
-def study_of(order: Order, data: Data) -> PruningStudy:
-    """Return what is searched for an estimator's data."""
+def study_of(order: Order, data: Data) -> tuple[PruningStudy, Mapping[str, Any]]:
+    """Return what is searched for an estimator's data, and what its network is built with."""
     train, valid = split(data, order.validation_fraction, seed=order.seed)
-    network = network_of(
-        order.module,
-        order.module_params,
-        replace(data.shape, n_samples=len(train)),
-        inputs=Moments.of(data.inputs[train]),
-        targets=None if data.classes else Moments.of(data.targets[train]),
-    )
+    learnt = data.part(train)
+    network = dense_network(order, learnt)
     batch_size = batch_size_for(len(train))
     dense_epochs = order.dense_epochs
     if dense_epochs is None:
@@ -164,7 +178,7 @@ def study_of(order: Order, data: Data) -> PruningStudy:
         "name": NAME,
         "model": network.build,
         "example": torch.from_numpy(data.inputs[:2].copy()),
-        "task": task_of(network, data, train, valid, scoring=order.scoring),
+        "task": task_of(network, learnt, data.part(valid), scoring=order.scoring),
         "train": FineTune(epochs=dense_epochs, lr=DENSE_RATE, batch_size=batch_size)
         if dense_epochs
         else None,
@@ -172,27 +186,44 @@ def study_of(order: Order, data: Data) -> PruningStudy:
         "final_epochs": usual if order.final_epochs is None else order.final_epochs,
         "seed": order.seed,
     }
-    return PruningStudy(**(study | dict(order.study_params)))
+    return PruningStudy(**(study | dict(order.study_params))), network.params
 
 
-def task_of(
-    network: Network,
-    data: Data,
-    train: NDArray[np.intp],
-    valid: NDArray[np.intp],
-    *,
-    scoring: str | None,
-) -> SupervisedTask:
+def dense_network(order: Order, data: Data) -> Network:
+    """Return the dense network, a skorch net's fitted to the training data if it is not yet."""
+    module = bare(order.module, lambda net: fitted_net(net, data, seed=order.seed))
+    return network_of(
+        module,
+        order.module_params,
+        data.shape,
+        inputs=Moments.of(data.inputs, data.weights),
+        targets=None if data.classes else Moments.of(data.targets, data.weights),
+    )
+
+
+def bare(module: Any, fitted: Callable[[Any], Any] = lambda net: net) -> Any:
+    """Return the module of a skorch net, once `fitted` has been at it, or `module` itself."""
+    if isinstance(module, FrozenEstimator):
+        module = module.estimator
+    return module_of(fitted(module)) if is_net(module) else module
+
+
+def task_of(network: Network, train: Data, valid: Data, *, scoring: str | None) -> SupervisedTask:
     """Return the task: which loss, by what the network answers with, and which score."""
-    loss = network.loss or usual_loss(network, data)
-    targets = data.targets
-    if data.classes is None:
-        targets = targets.astype(np.float32)
-    return SupervisedTask(
-        train=(data.inputs[train], targets[train]),
-        valid=(data.inputs[valid], targets[valid]),
+    loss = usual_loss(network, train)
+    if train.weights is None or valid.weights is None:
+        return SupervisedTask(
+            train=(train.inputs, train.targets),
+            valid=(valid.inputs, valid.targets),
+            loss=loss,
+            scorer=scoring,
+        )
+    scale = train.weights.mean()
+    return WeightedTask(
+        train=(train.inputs, train.targets, train.weights / scale),
+        valid=(valid.inputs, valid.targets, valid.weights / scale),
         loss=loss,
-        scorer=scoring,
+        scoring=scoring or ("r2" if train.classes is None else "accuracy"),
     )
 
 
@@ -204,9 +235,9 @@ def usual_loss(network: Network, data: Data) -> str:
     ValueError
         If it does not answer with a number for each class or target.
     """
-    model = network.build().eval()
     samples = data.inputs[:2]
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = network.build().eval()
         answer = model(torch.from_numpy(samples.copy()))
     found = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
     wanted = data.shape.n_outputs
@@ -238,7 +269,7 @@ def epochs_for(samples: int, batch_size: int) -> int:
     """Return how many epochs make the usual number of steps, within bounds.
 
     >>> epochs_for(1_150, 64), epochs_for(60, 32), epochs_for(60_000, 128)
-    (33, 150, 20)
+    (33, 100, 20)
     """
     epochs = STEPS // math.ceil(samples / batch_size)
     return min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS)
@@ -304,6 +335,17 @@ def _network(result: SearchResult, model: Model) -> nn.Module:
     # Tensors of a file share its memory, and lie at odd places in it: kernels then add up in
     # another order, and a copy of the estimator would not answer to the last bit as it does.
     return copy.deepcopy(network)
+
+
+def _plan(result: SearchResult, model: Model) -> tuple[Plan, tuple[str, ...]]:
+    """Return what a model of a result has of the dense one, and which of its weights are zero."""
+    if model.name == DENSE:
+        groups = Store(result.out).load_grouping()
+        return Plan(
+            widths=groups.channels, criterion="none", finetune=FineTune(epochs=0, lr=0.0)
+        ), ()
+    file = result.out / model.path / PLAN
+    return Plan.from_json(read_json(file)), read_plan(file).zeroed
 
 
 def _in_memory(result: SearchResult) -> optuna.Study:

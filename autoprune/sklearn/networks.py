@@ -7,12 +7,11 @@ import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
@@ -61,16 +60,6 @@ class Rescale(nn.Module):
         return x * self.scale + self.mean
 
 
-class LogProbabilities(nn.Module):
-    """Turns the probabilities that a network answers with into logits.
-
-    Cross-entropy of these is the likelihood loss of the probabilities, whose sum is 1.
-    """
-
-    def forward(self, probabilities: Tensor) -> Tensor:
-        return torch.log(probabilities + torch.finfo(probabilities.dtype).eps)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Moments:
     """Mean and standard deviation of each column; that of a constant one counts as 1."""
@@ -79,7 +68,7 @@ class Moments:
     scale: NDArray[np.float64]
 
     @classmethod
-    def of(cls, columns: NDArray[Any]) -> Moments:
+    def of(cls, columns: NDArray[Any], weights: NDArray[Any] | None = None) -> Moments:
         """Take the moments of an array of shape [samples] or [samples, columns].
 
         >>> found = Moments.of(np.array([[1.0, 5.0], [3.0, 5.0]]))
@@ -87,9 +76,15 @@ class Moments:
         ([2.0, 5.0], [1.0, 1.0])
         """
         values = columns.astype(np.float64).reshape(len(columns), -1)
-        mean, scale = values.mean(0), values.std(0)
+        mean = np.average(values, axis=0, weights=weights)
+        scale = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
         tiny = 1e-7 * np.maximum(np.abs(mean), 1.0)  # below what float32 can tell apart
         return cls(mean=mean, scale=np.where(scale > tiny, scale, 1.0))
+
+    @classmethod
+    def unknown(cls, columns: int) -> Moments:
+        """Return a place for moments that are read later."""
+        return cls(mean=np.zeros(columns), scale=np.ones(columns))
 
 
 def mlp(
@@ -147,8 +142,8 @@ class Network:
     build: Build
     trained: bool
     """Whether it comes with weights that are worth keeping."""
-    loss: str | Callable[[Any, Any], Tensor] | None = None
-    """What it is trained by, where that is not the usual loss of the task."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """What the function that builds it is called with."""
 
 
 def network_of(
@@ -188,7 +183,7 @@ def network_of(
         inputs=inputs if module is None else None,
         targets=targets,
     )
-    return Network(build=build, trained=False)
+    return Network(build=build, trained=False, params=build.params)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -245,16 +240,3 @@ def answers(model: nn.Module, inputs: NDArray[Any], *, block: int = 4096) -> NDA
 def _blocks(inputs: NDArray[Any], block: int) -> list[NDArray[Any]]:
     whole = np.ascontiguousarray(inputs, np.float32)
     return [whole[start : start + block] for start in range(0, len(whole), block)]
-
-
-def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Return class probabilities, [samples, classes], of logits or of the one logit of a yes.
-
-    >>> probabilities(np.array([[0.0], [50.0]])).tolist()
-    [[0.5, 0.5], [1.928749847963918e-22, 1.0]]
-    """
-    exact = torch.from_numpy(logits.astype(np.float64))
-    if exact.dim() == 1 or exact.shape[1] == 1:
-        yes = exact.reshape(-1)
-        return torch.stack([torch.sigmoid(-yes), torch.sigmoid(yes)], 1).numpy()
-    return F.softmax(exact, 1).numpy()

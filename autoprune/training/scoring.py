@@ -46,32 +46,53 @@ def get_scorer(name: str, *, classifies: bool | None = None) -> Scorer:
     """
     if name == "accuracy":
         return accuracy
-    from sklearn.metrics import get_scorer as sklearn_scorer
-    from sklearn.metrics import get_scorer_names
+    return _Named(name, classifies)
 
-    if name not in get_scorer_names():
-        raise unknown("scorer", name, get_scorer_names())
-    scorer = sklearn_scorer(name)
-    measures_regression = any(part in name for part in REGRESSION_PARTS)
 
-    def score(outputs: Any, targets: Any) -> float:
+class _Named:
+    """One of scikit-learn's scorers, applied to a network's outputs, [samples, ...]."""
+
+    def __init__(self, name: str, classifies: bool | None) -> None:
+        from sklearn.metrics import get_scorer as sklearn_scorer
+        from sklearn.metrics import get_scorer_names
+
+        if name not in get_scorer_names():
+            raise unknown("scorer", name, get_scorer_names())
+        self._scorer = sklearn_scorer(name)
+        self._name = name
+        self._classifies = classifies
+
+    def __call__(self, outputs: Any, targets: Any, weights: Tensor | None = None) -> float:
         if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
             raise AutopruneError(
-                f"Scorer {name!r} needs a model that returns one tensor; "
+                f"Scorer {self._name!r} needs a model that returns one tensor; "
                 f"pass a function `scorer(outputs, targets)` instead."
             )
         truth = targets.numpy()
-        discrete = classifies
+        discrete = self._classifies
         if discrete is None:
+            measures_regression = any(part in self._name for part in REGRESSION_PARTS)
             discrete = not measures_regression and np.issubdtype(truth.dtype, np.integer)
         if discrete:
             truth = truth.astype(np.int64)
         estimator = _answers(outputs, truth, discrete=discrete)
+        options = {} if weights is None else {"sample_weight": weights.numpy()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return float(scorer(estimator, np.zeros((len(truth), 1)), truth))
+            return float(self._scorer(estimator, np.zeros((len(truth), 1)), truth, **options))
 
-    return score
+
+def get_weighted_scorer(
+    name: str, *, classifies: bool | None = None
+) -> Callable[[Tensor, Tensor, Tensor], float]:
+    """Return one of scikit-learn's scorers that takes the samples' weights, [samples], as well.
+
+    >>> score = get_weighted_scorer("accuracy", classifies=True)
+    >>> outputs, targets = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])
+    >>> score(outputs, targets, torch.tensor([3.0, 1.0]))
+    0.75
+    """
+    return _Named(name, classifies)
 
 
 def _answers(outputs: Tensor, truth: np.ndarray[Any, Any], *, discrete: bool) -> Any:

@@ -113,9 +113,8 @@ class SupervisedTask:
         else:
             self._scorer = scorer
         self.higher_is_better = True if isinstance(scorer, str) else higher_is_better
-        self.metric = metric or (
-            scorer if isinstance(scorer, str) else getattr(scorer, "__name__", "score")
-        )
+        name: str = scorer if isinstance(scorer, str) else getattr(scorer, "__name__", "score")
+        self.metric = metric or name
         self._augment = augment
         self._splits: dict[str, ArraySplit | LoaderSplit] = {
             name: as_split(name, source, integer_targets=self.classifies)
@@ -173,7 +172,9 @@ class SupervisedTask:
         """
         if type(self).evaluate is not SupervisedTask.evaluate:
             return None
-        outputs, targets = self._answers(model, split)
+        return self._yardstick(*self._answers(model, split))
+
+    def _yardstick(self, outputs: Any, targets: Any) -> Yardstick:
         constant = self._constant_answer(outputs, targets)
         return Yardstick(
             samples=batch_size_of(targets),
@@ -221,11 +222,18 @@ class _Augmented:
             yield Batch(inputs=self._augment(batch.inputs), targets=batch.targets)
 
 
-def soft_divergence(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return KL(teacher, outputs) of softened class scores [n, classes, ...], times T^2."""
+def soft_divergence(
+    outputs: Tensor, teacher: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
+    """Return how far softened classes are from the teacher's, in the mean over the samples.
+
+    They count by their `weights`, [samples], if there are any.
+    """
     student = F.log_softmax(outputs / temperature, 1)
     target = F.log_softmax(teacher / temperature, 1)
     divergence = F.kl_div(student, target, reduction="none", log_target=True).sum(1)
+    if weights is not None:
+        divergence = divergence * weights
     return divergence.mean() * temperature**2
 
 

@@ -1,0 +1,82 @@
+"""The task of samples that do not all count the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autoprune.pruning.forward import call
+from autoprune.training.scoring import get_weighted_scorer
+from autoprune.training.supervised import SupervisedTask, soft_divergence
+from autoprune.training.task import Batch
+
+Weighted = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+"""Inputs [samples, features], targets [samples, ...] and weights [samples]."""
+
+
+class WeightedTask(SupervisedTask):
+    """Learning in which samples count by their weights: in loss, distillation and score.
+
+    Parameters
+    ----------
+    train, valid
+        The splits. A weight of 2 is as good as the same sample twice; the mean of all should be 1.
+    loss
+        ``cross_entropy``, ``bce_with_logits`` or ``mse``.
+    scoring
+        The name of one of scikit-learn's scorers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.zeros((4, 2), np.float32), np.array([0, 1, 1, 1])
+    >>> split = (x, y, np.array([3, 1, 1, 1], np.float32))
+    >>> task = WeightedTask(train=split, valid=split, loss="cross_entropy", scoring="accuracy")
+    >>> says_no = nn.Linear(2, 2)
+    >>> says_no.bias.data[:] = Tensor([1.0, 0.0])
+    >>> task.evaluate(says_no, "valid")  # half of all weight, though a quarter of the samples
+    0.5
+    """
+
+    def __init__(self, *, train: Weighted, valid: Weighted, loss: str, scoring: str) -> None:
+        scorer = get_weighted_scorer(scoring, classifies=loss != "mse")
+        super().__init__(
+            train=(train[0], train[1:]),
+            valid=(valid[0], valid[1:]),
+            loss=lambda outputs, targets: self._loss_of(outputs, *targets),
+            scorer=lambda outputs, targets: scorer(outputs, *targets),
+            metric=scoring,
+        )
+        self._kind = loss
+
+    def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+        outputs = call(model, batch.inputs)
+        targets, weights = batch.targets
+        # The weights go with the outputs, so that distillation has them, too.
+        return self._loss_of(outputs, targets, weights), (outputs, weights)
+
+    def distance(self, outputs: Any, teacher: Any, temperature: float) -> Tensor:
+        (student, weights), (dense, _) = outputs, teacher
+        if self._kind == "cross_entropy":
+            return soft_divergence(student, dense, temperature, weights)
+        return _mean(_by_sample((student - dense) ** 2), weights)
+
+    def _loss_of(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        if self._kind == "cross_entropy":
+            losses = F.cross_entropy(outputs, targets, reduction="none")
+        else:
+            shaped = targets.reshape(outputs.shape).to(outputs.dtype)
+            loss = F.mse_loss if self._kind == "mse" else F.binary_cross_entropy_with_logits
+            losses = _by_sample(loss(outputs, shaped, reduction="none"))
+        return _mean(losses, weights)
+
+
+def _mean(losses: Tensor, weights: Tensor) -> Tensor:
+    return (losses * weights).mean()
+
+
+def _by_sample(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1).mean(1)

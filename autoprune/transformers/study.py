@@ -1,0 +1,200 @@
+"""A study from a Hugging Face model and its tokenised data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import AutopruneError
+from autoprune.pruning.forward import map_tensors
+from autoprune.pruning.graph import find_groups
+from autoprune.pruning.groups import ChannelGroup
+from autoprune.pruning.layers import ASKS, Stay, Tie
+from autoprune.pruning.plan import FineTune
+from autoprune.searching.space import Space
+from autoprune.study import PruningStudy
+from autoprune.training.scoring import Scorer
+from autoprune.transformers.collating import Collator
+from autoprune.transformers.configs import governed
+from autoprune.transformers.task import TransformersTask
+
+USUAL = Space(
+    epochs=(2, 8), lr=(3e-5, 1e-3), batch_size=(16, 32), weight_decay=(1e-4, 1e-1), dropout=None
+)
+NOT_IN_CONFIG = "the config has no attribute for its width alone (uniform=True)"
+
+
+def study_from(
+    model: nn.Module | Callable[[], nn.Module],
+    *,
+    train: Any,
+    valid: Any,
+    test: Any = None,
+    collator: Collator | None = None,
+    scorer: str | Scorer | None = None,
+    uniform: bool = False,
+    name: str | None = None,
+    example: Any = None,
+    train_dense: FineTune | None = None,
+    space: Space = USUAL,
+    **settings: Any,
+) -> PruningStudy:
+    """Make a study of a Hugging Face model and tokenised data.
+
+    Parameters
+    ----------
+    model
+        The model with its head, fine-tuned or not, or a function that builds it.
+    train, valid, test, collator, scorer
+        As in `TransformersTask`.
+    uniform
+        Whether widths are to be the same in all layers and only those that the config can say may
+        change: then plain ``AutoModel...from_pretrained`` loads what `save_pretrained` writes.
+        Without, each layer has widths and heads of its own, and
+        `autoprune.transformers.from_pretrained` loads it.
+    name
+        Names the study; by default the config's `model_type`.
+    example
+        Inputs that the model is called with, without labels; by default two training samples.
+    train_dense
+        How to train the dense model first; by default it is taken as it is.
+    space
+        What is searched; by default learning rates and epochs that suit a pretrained model.
+    **settings
+        Of `PruningStudy`: ``checkpoint``, ``keep``, ``final_epochs``, ``seed``, ...
+
+    Raises
+    ------
+    AutopruneError
+        If the model is none of Hugging Face's, its head is not known, the data do not fit, or with
+        `uniform` no width is in the config.
+
+    Examples
+    --------
+    >>> study = study_from(model, train=train, valid=valid)  # doctest: +SKIP
+    >>> autoprune.search(study, budget=50)  # doctest: +SKIP
+    """
+    with torch.random.fork_rng(devices=[]):
+        built = model if isinstance(model, nn.Module) else model()
+    config: Any = getattr(built, "config", None)
+    if not hasattr(config, "model_type"):
+        raise AutopruneError(
+            f"`model` must be a Hugging Face model with a config, but is a {type(built).__name__}. "
+            f"Use PruningStudy with SupervisedTask for others."
+        )
+    task = TransformersTask(
+        built, train=train, valid=valid, test=test, collator=collator, scorer=scorer
+    )
+    if example is None:
+        batch = next(iter(task.batches("train", batch_size=2, seed=0)))
+        example = map_tensors(lambda tensor: tensor[:2], batch.inputs)
+    asks: tuple[Tie | Stay, ...] = ()
+    prepared = _Prepared(model, asks)()
+    if uniform:
+        groups, asks = _uniform(prepared, example)
+        if isinstance(model, nn.Module):
+            for group in groups:
+                _by_strength(prepared, group)
+    return PruningStudy(
+        name=name or str(config.model_type),
+        model=_kept(prepared, asks) if isinstance(model, nn.Module) else _Prepared(model, asks),
+        example=example,
+        task=task,
+        train=train_dense,
+        space=space,
+        **settings,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """Builds a copy of a model that answers with tensors alone and asks for `asks`."""
+
+    model: nn.Module | Callable[[], nn.Module]
+    asks: tuple[Tie | Stay, ...]
+
+    def __call__(self) -> nn.Module:
+        made = copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else self.model()
+        return _kept(made.eval(), self.asks)
+
+
+def _kept(model: nn.Module, asks: tuple[Tie | Stay, ...]) -> nn.Module:
+    config: Any = model.config
+    if getattr(config, "use_cache", False):
+        config.use_cache = False  # of use in generation alone; `save_pretrained` puts it back
+        config.autoprune_use_cache = True
+    setattr(model, ASKS, asks)
+    return model
+
+
+def _uniform(
+    model: nn.Module, example: Any
+) -> tuple[tuple[ChannelGroup, ...], tuple[Tie | Stay, ...]]:
+    """Return the groups that the config has a width for, and what ties them and keeps the rest."""
+    grouping = find_groups(model, example)
+    found = list(governed(model, grouping))
+    if not found:
+        raise AutopruneError(
+            f"With uniform=True a config must have an attribute for a width, but that of "
+            f"{type(model).__name__} has none that can be pruned alone. Leave uniform out: "
+            f"autoprune.transformers.from_pretrained loads any widths."
+        )
+    tied = [group for each in found for group in each.groups]
+    names = {group.name for group in tied}
+    others = [group for group in grouping.groups if group.name not in names]
+    ties = [Tie(places=tuple(_root(group) for group in each.groups)) for each in found]
+    stays = [
+        Stay(tensor=tensor, dim=dim, reason=NOT_IN_CONFIG) for tensor, dim in map(_root, others)
+    ]
+    return tuple(tied), (*ties, *stays)
+
+
+def _root(group: ChannelGroup) -> tuple[str, int]:
+    """Return a tensor, and its dimension, that has each of a group's channels in order."""
+    piece = next(s for s in group.slices if s.role == "out")
+    return piece.tensor, piece.dim
+
+
+def _by_strength(model: nn.Module, group: ChannelGroup) -> None:
+    """Put a group's channels in the order of their norms, in place: the model answers the same.
+
+    Channels that have the same number in several layers go together; now they are alike.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    strength = torch.zeros(group.channels)
+    for piece in group.slices:
+        values = parameters[piece.tensor].detach().float().cpu()
+        strength += _rows(values, piece.dim, piece.index).square().sum(1)
+    order = strength.argsort(descending=True).numpy()
+    seen: set[tuple[int, int, bytes]] = set()
+    for piece in group.slices:
+        parameter = parameters[piece.tensor]
+        key = (id(parameter), piece.dim, piece.index.tobytes())
+        if key in seen:
+            continue
+        seen.add(key)
+        places = np.arange(parameter.shape[piece.dim])
+        places[piece.index.reshape(-1)] = piece.index[order].reshape(-1)
+        with torch.no_grad():
+            parameter.copy_(parameter.index_select(piece.dim, torch.from_numpy(places)))
+
+
+def _rows(values: Tensor, dim: int, index: Any) -> Tensor:
+    """Return a channel's entries in each row, [channels, entries]."""
+    along = values.movedim(dim, 0)[torch.from_numpy(index)]
+    return along.reshape(len(index), -1)
+
+
+def config_of(model: nn.Module) -> Any:
+    """Return a copy of a model's config as its user had it."""
+    config: Any = copy.deepcopy(model.config)
+    if getattr(config, "autoprune_use_cache", False):
+        config.use_cache = True
+        del config.autoprune_use_cache
+    return config
