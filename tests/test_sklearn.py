@@ -33,7 +33,8 @@ from torch import nn
 from autoprune.errors import AutopruneError
 from autoprune.results.result import Model, SearchResult
 from autoprune.sklearn import PrunedClassifier, PrunedRegressor
-from autoprune.sklearn.fitting import Data, choice, split
+from autoprune.sklearn.data import Data, split
+from autoprune.sklearn.fitting import choice
 from autoprune.sklearn.networks import answers
 from autoprune.sklearn.saving import ABOUT, OnnxNetwork
 from autoprune.sklearn.skorched import module_of

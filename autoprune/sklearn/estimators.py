@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from autoprune.sklearn.fitting import Order
 
 SELECT = ("smallest", "knee", "best")
-STUDY_OWN = ("name", "model", "example", "task", "train", "final_epochs", "seed")
+STUDY_OWN = ("name", "model", "example", "task", "final_epochs", "seed")
 SEARCH_OWN = (
     "budget", "fresh", "join", "out", "reporter", "seed", "storage", "study", "tracking_uri",
     "workers",
@@ -98,7 +98,8 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
         *,
         classes: int | None,
     ) -> Self:
-        from autoprune.sklearn.fitting import Data, found_by
+        from autoprune.sklearn.data import Data
+        from autoprune.sklearn.fitting import found_by
 
         data = Data(inputs=inputs, targets=targets, classes=classes, weights=weights)
         found = found_by(self._order(), data)

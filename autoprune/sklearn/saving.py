@@ -141,8 +141,9 @@ def _read_network(estimator: _Pruned, about: Mapping[str, Any], folder: Path) ->
     from autoprune.pruning.plan import Plan
     from autoprune.results.exported import PLAN, read_plan
     from autoprune.results.load import load as load_export
+    from autoprune.sklearn.data import Shape
     from autoprune.sklearn.fitting import bare
-    from autoprune.sklearn.networks import Moments, Shape, network_of
+    from autoprune.sklearn.networks import Moments, network_of
 
     classes = len(estimator.classes_) if hasattr(estimator, "classes_") else None
     outputs = classes or estimator.n_outputs_
