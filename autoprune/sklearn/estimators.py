@@ -192,8 +192,9 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
         """Write the fitted estimator to a new folder, without pickle.
 
         The network is there as safetensors with its plan, as `torch.export` program and as ONNX,
-        each of which was read again and compared; ``estimator.json`` says the rest. Parameters
-        that JSON cannot hold, such as a module, and `study_` stay behind.
+        each of which was read again and compared; ``estimator.json`` says the rest. `study_` stays
+        behind, and so do `out`, `tracking_uri`, and parameters that JSON cannot hold, such as a
+        module.
 
         Parameters
         ----------

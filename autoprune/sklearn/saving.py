@@ -27,6 +27,8 @@ ABOUT = "estimator.json"
 AGAIN = "Save it again."
 FITTED = ("n_features_in_", "n_params_", "dense_n_params_", "dense_score_")
 NAMES = "feature_names_in_"
+HERE = ("module", "out", "tracking_uri")
+"""Parameters that are not saved: where a search leaves what, and code."""
 ONNX = "model.onnx"
 
 E = TypeVar("E", bound="_Pruned")
@@ -110,7 +112,7 @@ def load(cls: type[E], folder: Path, *, module: Any, kept: Sequence[str]) -> E:
         )
     check_export(folder)
     with _as_written(folder / ABOUT):
-        estimator = cls(**{"module": module, **about["parameters"]})
+        estimator = cls(**(_plain(about["parameters"]) | {"module": module}))
         for name in (*FITTED, *kept, NAMES):
             if name != NAMES or name in about["fitted"]:
                 setattr(estimator, name, _heard(about["fitted"][name]))
@@ -208,9 +210,8 @@ def _heard(value: Any) -> Any:
 
 
 def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those parameters that JSON can hold; a module is none, nor is what is at default."""
-    known = {name: str(v) if isinstance(v, Path) else v for name, v in params.items()}
-    return {name: v for name, v in known.items() if name != "module" and _is_json(v)}
+    """Return those parameters that JSON can hold, and that mean the same elsewhere."""
+    return {name: v for name, v in params.items() if name not in HERE and _is_json(v)}
 
 
 def _is_json(value: Any) -> bool:
