@@ -36,7 +36,7 @@ from autoprune.lightning import LightningTask, study_from
 from autoprune.training.checkpoint import TrainingState
 from autoprune.training.distill import Teacher
 from autoprune.training.finetune import finetune
-from autoprune.training.optimise import optimisation_for
+from autoprune.training.optimise import OneCycle, optimisation_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -277,6 +277,23 @@ class Lossless(Net):
 class Curious(Net):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return self.trainer.strategy.reduce(1)
+
+
+class OneLoss(LightningTask):
+    def step(self, model: nn.Module, batch: Any) -> Any:
+        x, y = batch.targets
+        logits = model(x)
+        return F.cross_entropy(logits, y), logits
+
+    def optimisation(self, *arguments: Any) -> Any:
+        return OneCycle(*arguments)
+
+
+def test_a_module_that_optimises_by_itself_has_a_task_of_its_own() -> None:
+    net, task = Manual(), OneLoss(Blobs(), monitor="val_acc")
+    before = task.evaluate(net, "valid")
+    epochs = list(finetune(net, task, FineTune(epochs=4, lr=2e-2), teacher=Teacher(Net(), task)))
+    assert epochs[-1].valid > max(before, 0.8)
 
 
 def several(net: Net) -> Any:

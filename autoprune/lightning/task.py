@@ -19,6 +19,7 @@ from autoprune.pruning.forward import batch_size_of, tensors_of
 from autoprune.pruning.plan import FineTune
 from autoprune.training.data import LoaderSplit, unpacked
 from autoprune.training.device import autocast, device_of, to_device
+from autoprune.training.optimise import Optimisation
 from autoprune.training.supervised import soft_divergence
 from autoprune.training.task import Batch, Batches, Split
 
@@ -212,7 +213,7 @@ class LightningTask:
 
     def optimisation(
         self, model: nn.Module, settings: FineTune, steps: int, extra: Sequence[dict[str, Any]]
-    ) -> OwnOptimisation:
+    ) -> Optimisation:
         """Return the module's own optimiser and schedules; see `OwnOptimisation`."""
         self._stage = Stage(
             datamodule=self._datamodule,
