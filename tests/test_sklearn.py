@@ -149,6 +149,18 @@ def test_a_fit_leaves_no_files(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_fit_is_quiet_unless_it_is_asked(
+    cancer: Arrays, capfd: pytest.CaptureFixture[str]
+) -> None:
+    PrunedClassifier(**QUICK).fit(*cancer)
+    assert capfd.readouterr() == ("", "")
+    PrunedClassifier(**QUICK, verbose=1).fit(*cancer)
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert "accuracy" in told.err
+    assert "[2/2] t001 complete" in told.err
+
+
 def test_importing_the_estimators_does_not_import_torch() -> None:
     code = (
         "import sys\n"
