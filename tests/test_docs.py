@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -107,6 +108,14 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 def _with_public_names() -> list[Path]:
     return [f for f in (ROOT / "autoprune").glob("*/__init__.py") if "__all__" in f.read_text()]
+
+
+def test_the_lower_bounds_are_the_versions_that_were_tried() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = dict(re.match(r"([\w-]+)>=([\d.]+)", d).groups() for d in project["dependencies"])
+    lines = (ROOT / ".ci" / "oldest.txt").read_text().splitlines()
+    tried = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert {name: f"{bound}.0" for name, bound in bounds.items()} == tried
 
 
 # --- tests that are named -----------------------------------------------------------------------

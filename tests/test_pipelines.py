@@ -13,7 +13,7 @@ import mlflow
 import pytest
 import torch
 from fronts import FRONT, write_front
-from helpers import UNTRACKED, Here, leave_out_programs, write_study
+from helpers import UNTRACKED, Here, environment, leave_out_programs, write_study
 
 import autoprune
 from autoprune import AutopruneError, SearchResult
@@ -163,6 +163,39 @@ def test_progress_is_lines_where_there_is_no_terminal(
     assert sum(line.startswith("[") for line in lines) == sum(result.trials.values()) == 2
     autoprune.search(study, out=tmp_path / "silent", budget=1, **UNTRACKED)
     assert capsys.readouterr() == ("", "")
+
+
+CELLS = (
+    "import autoprune\n"
+    "result = autoprune.search('study.py', out='out', budget=1, workers=0,"
+    " tracking_uri='none', verbose=True)",
+    "result",
+    "result.figure()",
+    "autoprune.search('study.py', out='out', budget=1, workers=0, tracking_uri='none').out.name",
+)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_a_notebook_runs_without_widgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    write_study(tmp_path / "study.py")
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
+    place = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=900, startup_timeout=300, resources=place).execute()
+    progress, shown, figure, again = (cell.outputs for cell in notebook.cells)
+    lines = [o.data["text/plain"] for o in progress if "data" in o]
+    assert sum(line.startswith("[1/1] t000") for line in lines) == 1
+    kinds = {kind for output in progress for kind in output.get("data", {})}
+    assert kinds == {"text/plain", "text/html"}  # nothing that a widget would draw
+    assert "t000" in [row[0] for row in Table(shown[0].data["text/html"]).rows]
+    assert "application/vnd.plotly.v1+json" in figure[0].data
+    assert again[0].data["text/plain"] == "'out'"  # the same search, which was finished
 
 
 # --- the gate -----------------------------------------------------------------------------------

@@ -95,8 +95,9 @@ def test_every_sparsifier_goes_on_bit_for_bit(task: SupervisedTask, method: str)
         assert same(other, whole)
 
 
+@pytest.mark.usefixtures("registries")
 def test_a_sparsifier_that_cannot_say_where_it_stands_gets_no_checkpoint(
-    task: SupervisedTask, monkeypatch: pytest.MonkeyPatch
+    task: SupervisedTask,
 ) -> None:
     class Fading(Regulariser):
         steps = 0
@@ -104,13 +105,11 @@ def test_a_sparsifier_that_cannot_say_where_it_stands_gets_no_checkpoint(
         def after_step(self, lr: float) -> None:
             self.steps += 1
 
-    monkeypatch.delitem(SPARSIFIERS, "fading", raising=False)
     sparsifier("fading")(lambda scope: Fading())
     states = Stack()
     chosen = Sparsify(method="fading", epochs=2)
     grouping = find_groups(net(), torch.zeros(2, 8))
     list(sparsify(net(), task, TUNING, chosen, grouping=grouping, keep=states))
-    monkeypatch.delitem(SPARSIFIERS, "fading")
     assert states == []
 
 
