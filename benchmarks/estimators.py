@@ -34,7 +34,8 @@ from sklearn.preprocessing import StandardScaler
 import autoprune
 from autoprune.pruning.forward import count_params
 from autoprune.sklearn import PrunedClassifier, PrunedRegressor
-from autoprune.sklearn.fitting import Data, study_of
+from autoprune.sklearn.data import Data
+from autoprune.sklearn.fitting import study_of
 from autoprune.sklearn.networks import answers
 from autoprune.study import PruningStudy
 from autoprune.training.finetune import finetune

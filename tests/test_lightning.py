@@ -18,6 +18,7 @@ pytest.importorskip("lightning", reason="needs Lightning: pip install 'autoprune
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightnings import Blobs, Net
+from nets import same_state
 from torch import nn
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import (
@@ -30,11 +31,12 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import autoprune
 from autoprune import AutopruneError, FineTune, SearchResult, Space
+from autoprune.jobs import dense_model
 from autoprune.lightning import LightningTask, study_from
 from autoprune.training.checkpoint import TrainingState
 from autoprune.training.distill import Teacher
 from autoprune.training.finetune import finetune
-from autoprune.training.optimise import optimisation_for
+from autoprune.training.optimise import OneCycle, optimisation_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -119,10 +121,8 @@ def configured_by(form: Callable[[Net], Any], seed: int = 0) -> Net:
     return net
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("form", FORMS)
-def test_training_comes_to_what_a_trainer_comes_to(form: str, tmp_path: Path) -> None:
-    ours, theirs = configured_by(FORMS[form]), configured_by(FORMS[form])
+def fitted(net: Net, folder: Path) -> Trainer:
+    """Return a Trainer that has trained a module."""
     trainer = Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
@@ -131,9 +131,27 @@ def test_training_comes_to_what_a_trainer_comes_to(form: str, tmp_path: Path) ->
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
+        default_root_dir=folder,
     )
-    trainer.fit(theirs, InOrder())
+    trainer.fit(net, InOrder())
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trainers_checkpoint_is_the_dense_model(tmp_path: Path) -> None:
+    net = Net()
+    fitted(net, tmp_path).save_checkpoint(tmp_path / "best.ckpt")
+    study = study_from(Net, Blobs(), monitor="val_acc", checkpoint=tmp_path / "best.ckpt")
+    dense = dense_model(study)
+    assert type(dense) is Net
+    assert same_state(dense.state_dict(), net.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", FORMS)
+def test_training_comes_to_what_a_trainer_comes_to(form: str, tmp_path: Path) -> None:
+    ours, theirs = configured_by(FORMS[form]), configured_by(FORMS[form])
+    trainer = fitted(theirs, tmp_path)
     task = LightningTask(InOrder(), monitor="val_loss")
     epochs = list(finetune(ours, task, OWN))
     for name, tensor in theirs.state_dict().items():
@@ -259,6 +277,23 @@ class Lossless(Net):
 class Curious(Net):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return self.trainer.strategy.reduce(1)
+
+
+class OneLoss(LightningTask):
+    def step(self, model: nn.Module, batch: Any) -> Any:
+        x, y = batch.targets
+        logits = model(x)
+        return F.cross_entropy(logits, y), logits
+
+    def optimisation(self, *arguments: Any) -> Any:
+        return OneCycle(*arguments)
+
+
+def test_a_module_that_optimises_by_itself_has_a_task_of_its_own() -> None:
+    net, task = Manual(), OneLoss(Blobs(), monitor="val_acc")
+    before = task.evaluate(net, "valid")
+    epochs = list(finetune(net, task, FineTune(epochs=4, lr=2e-2), teacher=Teacher(Net(), task)))
+    assert epochs[-1].valid > max(before, 0.8)
 
 
 def several(net: Net) -> Any:

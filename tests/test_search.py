@@ -16,7 +16,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from helpers import MODELS, UNTRACKED, leave_out_programs, write_study
+from helpers import MODELS, UNTRACKED, Here, leave_out_programs, write_study
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
@@ -269,10 +269,13 @@ class Predicting(optuna.samplers.RandomSampler):
         study._storage.set_trial_user_attr(trial._trial_id, "predicted", -float(trial.number))
 
 
-def test_without_extras_a_search_leaves_weights_and_plans(tmp_path: Path) -> None:
-    study = write_study(tmp_path / "tiny.py")
+def test_without_extras_a_search_leaves_weights_and_plans(tmp_path: Path, here: Here) -> None:
+    write_study(tmp_path / "tiny.py")
     out = tmp_path / "out"
-    result = run.search(study, out=out, budget=2, extras=False, **UNTRACKED)
+    lean = ("--budget", 2, "--workers", 0, "--tracking-uri", "none", "--no-extras")
+    ended = here("search", "tiny.py", "--out", out, *lean, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    result = open_result(out, build=load_study(tmp_path / "tiny.py").build)
     left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     folders = {f"front/{model.name}" for model in result.front}
     exported = {name for name in left if name.startswith("front/")}
@@ -286,6 +289,8 @@ def test_without_extras_a_search_leaves_weights_and_plans(tmp_path: Path) -> Non
         small = result.load(entry["name"])
         assert sum(p.numel() for p in small.parameters()) == entry["params"]
     assert not [m for m in result.front if m.latency_ms is not None]
+    assert here("report", out, "--to", tmp_path / "report.html", cwd=tmp_path).returncode == 0
+    assert here("pick", out, "--knee", "--to", tmp_path / "knee", cwd=tmp_path).returncode == 0
 
 
 def test_a_registry_wants_programs(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ from torch import nn
 from autoprune.errors import AutopruneError
 from autoprune.results.result import Model, SearchResult
 from autoprune.sklearn import PrunedClassifier, PrunedRegressor
-from autoprune.sklearn.fitting import Data, choice, split
+from autoprune.sklearn.data import Data, split
+from autoprune.sklearn.fitting import choice
 from autoprune.sklearn.networks import answers
 from autoprune.sklearn.saving import ABOUT, OnnxNetwork
 from autoprune.sklearn.skorched import module_of
@@ -146,6 +147,18 @@ def test_a_fit_leaves_no_files(
     monkeypatch.chdir(tmp_path)
     PrunedClassifier(**QUICK).fit(*cancer)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fit_is_quiet_unless_it_is_asked(
+    cancer: Arrays, capfd: pytest.CaptureFixture[str]
+) -> None:
+    PrunedClassifier(**QUICK).fit(*cancer)
+    assert capfd.readouterr() == ("", "")
+    PrunedClassifier(**QUICK, verbose=1).fit(*cancer)
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert "accuracy" in told.err
+    assert "[2/2] t001 complete" in told.err
 
 
 def test_importing_the_estimators_does_not_import_torch() -> None:

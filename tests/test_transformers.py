@@ -169,6 +169,16 @@ def test_attention_that_cannot_be_pruned_is_named_by_doctor(tmp_path: Path, here
     assert "encoder.block.0.layer.1.DenseReluDense.wi" in said
 
 
+def test_layers_that_were_left_out_stay_out(tmp_path: Path) -> None:
+    dense = bert().eval()
+    grouping = find_groups(dense, {"input_ids": IDS})
+    [name] = [n for n in grouping.blocks if "layer.1" in n][:1]
+    small = cut(dense, grouping, grouping.all_kept() | {name: ()})
+    assert not save_pretrained(small, tmp_path)
+    assert same_answers(from_pretrained(tmp_path), small)
+    assert not same_answers(small, dense)
+
+
 TEXT = {"input_ids": IDS}
 ARCHITECTURES: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "distilbert": (distilbert, TEXT, "hidden_dim"),
@@ -356,9 +366,13 @@ def test_folders_that_hold_no_model_are_refused(tmp_path: Path) -> None:
         from_pretrained(tmp_path)
     save_pretrained(bert(), tmp_path)
     told = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(told | {"architectures": ["Nobodys"]}))
-    with pytest.raises(AutopruneError, match=r"names 'Nobodys'. Pass model_class"):
-        from_pretrained(tmp_path)
+    for names in (["Nobodys"], ["pipeline"], [], "Bert"):  # a function is no model
+        (tmp_path / "config.json").write_text(json.dumps(told | {"architectures": names}))
+        with pytest.raises(AutopruneError, match=r"must name a model of transformers"):
+            from_pretrained(tmp_path)
     assert same_answers(from_pretrained(tmp_path, model_class=type(bert())), bert().eval())
+    (tmp_path / "config.json").write_text(json.dumps(told | {"hidden_size": 15}))
+    with pytest.raises(AutopruneError, match="must be a config of BertForSequenceClassification"):
+        from_pretrained(tmp_path)
     with pytest.raises(AutopruneError, match="must be a Hugging Face model"):
         save_pretrained(nn.Linear(2, 2), tmp_path)

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from autoprune.errors import AutopruneError
+from autoprune.lightning.checks import Mode, check_hooks
 from autoprune.lightning.optimisers import configured_rate
-from autoprune.lightning.task import Distance, LightningTask, Mode, check_hooks
+from autoprune.lightning.task import Distance, LightningTask
 from autoprune.pruning.forward import map_tensors
 from autoprune.pruning.plan import FineTune
 from autoprune.searching.space import Space

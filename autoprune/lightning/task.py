@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from autoprune.errors import AutopruneError
+from autoprune.lightning.checks import Mode, mode_of, unlogged
 from autoprune.lightning.kinds import base_of, call_step, is_own, metrics_in
 from autoprune.lightning.listening import Heard, Stage, listening
 from autoprune.lightning.optimisers import OwnOptimisation, configured
@@ -19,34 +19,16 @@ from autoprune.pruning.forward import batch_size_of, tensors_of
 from autoprune.pruning.plan import FineTune
 from autoprune.training.data import LoaderSplit, unpacked
 from autoprune.training.device import autocast, device_of, to_device
+from autoprune.training.optimise import Optimisation
 from autoprune.training.supervised import soft_divergence
 from autoprune.training.task import Batch, Batches, Split
 
-Mode = Literal["min", "max"]
 Distance = Literal["auto", "softened", "squared"]
 LOADERS: Mapping[str, str] = {
     "train": "train_dataloader",
     "valid": "val_dataloader",
     "test": "test_dataloader",
 }
-LOW_IS_GOOD = {"loss", "nll", "err", "error", "mse", "mae", "rmse", "perplexity", "wer", "cer"}
-"""Words in the names of metrics of which less is better."""
-HIGH_IS_GOOD = {
-    "acc", "accuracy", "f1", "f1score", "auroc", "auc", "ap", "map", "precision", "recall", "r2",
-    "iou", "miou", "dice", "bleu", "psnr", "ssim",
-}  # fmt: skip
-UNUSED = (
-    "backward",
-    "configure_gradient_clipping",
-    "lr_scheduler_step",
-    "on_before_backward",
-    "on_before_zero_grad",
-    "on_train_batch_end",
-    "on_train_batch_start",
-    "optimizer_step",
-    "optimizer_zero_grad",
-)
-"""Hooks that would change how a module trains, and that nothing here calls."""
 
 
 class LightningTask:
@@ -103,7 +85,7 @@ class LightningTask:
                 f"`distance` must be one of {', '.join(get_args(Distance))}, but is {distance!r}."
             )
         self.metric = monitor
-        self.higher_is_better = _mode(monitor, mode) == "max"
+        self.higher_is_better = mode_of(monitor, mode) == "max"
         self._inputs = inputs
         self._datamodule = datamodule
         self._stage = Stage(datamodule=datamodule)
@@ -231,7 +213,7 @@ class LightningTask:
 
     def optimisation(
         self, model: nn.Module, settings: FineTune, steps: int, extra: Sequence[dict[str, Any]]
-    ) -> OwnOptimisation:
+    ) -> Optimisation:
         """Return the module's own optimiser and schedules; see `OwnOptimisation`."""
         self._stage = Stage(
             datamodule=self._datamodule,
@@ -255,41 +237,6 @@ class LightningTask:
         return configured(module, Stage(datamodule=self._datamodule))[0]
 
 
-def check_hooks(module: Any, *, ignore: Sequence[str] = ()) -> None:
-    """Raise `AutopruneError` for a module without the hooks that are needed, or with others."""
-    name = type(module).__name__
-    base = base_of(module, "LightningModule")
-    if base is None:
-        raise AutopruneError(f"`module` must be a LightningModule, but is a {name}.")
-    for hook in ("training_step", "validation_step", "configure_optimizers"):
-        if not is_own(module, base, hook):
-            raise AutopruneError(
-                f"A LightningModule must have a {hook} to be pruned, but {name} has none. "
-                f"Define it, or use SupervisedTask, which needs none."
-            )
-    if not module.automatic_optimization:
-        raise AutopruneError(
-            f"A LightningModule must be optimised automatically, but {name} sets "
-            f"automatic_optimization = False. Give it a task of its own: see docs/lightning.md."
-        )
-    unused = [hook for hook in UNUSED if is_own(module, base, hook) and hook not in ignore]
-    if unused:
-        raise AutopruneError(
-            f"A LightningModule must train by training_step and configure_optimizers alone, but "
-            f"{name} has {', '.join(unused)}, which autoprune does not call. Move what it does, or "
-            f"pass ignore={unused!r} if training is fine without."
-        )
-
-
-def unlogged(monitor: str, found: Mapping[str, Any]) -> AutopruneError:
-    """Build the error for a metric that `validation_step` does not log."""
-    names = ", ".join(sorted(found)) or "nothing"
-    return AutopruneError(
-        f"`monitor` must be a metric that validation_step logs, but {monitor!r} is not: it logs "
-        f"{names}. Add self.log({monitor!r}, ...) to validation_step, or name another."
-    )
-
-
 def unpacked_or_none(item: Any) -> tuple[Any, Any]:
     """Return inputs and targets of a batch; None for one whose parts cannot be told."""
     try:
@@ -303,18 +250,3 @@ def _validate(module: Any, item: Any, number: int, heard: Heard) -> None:
     module.on_validation_batch_start(item, number)
     answer = call_step(module.validation_step, item, number)
     module.on_validation_batch_end(answer, item, number)
-
-
-def _mode(monitor: str, mode: str | None) -> str:
-    if mode in get_args(Mode):
-        return str(mode)
-    if mode is not None:
-        raise AutopruneError(f"`mode` must be 'min' or 'max', but is {mode!r}.")
-    words = set(re.split(r"[^a-z0-9]+", monitor.lower()))
-    low, high = words & LOW_IS_GOOD, words & HIGH_IS_GOOD
-    if bool(low) != bool(high):
-        return "min" if low else "max"
-    raise AutopruneError(
-        f"`mode` must say whether {monitor!r} is to be high or low, as its name does not. "
-        f"Pass mode='max' or mode='min'."
-    )

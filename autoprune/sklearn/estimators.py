@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from autoprune.sklearn.fitting import Order
 
 SELECT = ("smallest", "knee", "best")
-STUDY_OWN = ("name", "model", "example", "task", "train", "final_epochs", "seed")
+STUDY_OWN = ("name", "model", "example", "task", "final_epochs", "seed")
 SEARCH_OWN = (
     "budget", "fresh", "join", "out", "reporter", "seed", "storage", "study", "tracking_uri",
     "workers",
@@ -98,7 +98,8 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
         *,
         classes: int | None,
     ) -> Self:
-        from autoprune.sklearn.fitting import Data, found_by
+        from autoprune.sklearn.data import Data
+        from autoprune.sklearn.fitting import found_by
 
         data = Data(inputs=inputs, targets=targets, classes=classes, weights=weights)
         found = found_by(self._order(), data)
@@ -192,8 +193,9 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
         """Write the fitted estimator to a new folder, without pickle.
 
         The network is there as safetensors with its plan, as `torch.export` program and as ONNX,
-        each of which was read again and compared; ``estimator.json`` says the rest. Parameters
-        that JSON cannot hold, such as a module, and `study_` stay behind.
+        each of which was read again and compared; ``estimator.json`` says the rest. `study_` stays
+        behind, and so do `out`, `tracking_uri`, and parameters that JSON cannot hold, such as a
+        module.
 
         Parameters
         ----------

@@ -7,17 +7,16 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 from autoprune import run
+from autoprune.errors import AutopruneError
 from autoprune.pruning.cut import load_state
 from autoprune.pruning.files import read_json
 from autoprune.pruning.plan import FineTune, Plan
@@ -31,7 +30,8 @@ from autoprune.searching.candidate import DENSE
 from autoprune.searching.journal import open_journal
 from autoprune.searching.optuna_study import quiet_optuna
 from autoprune.searching.space import Space
-from autoprune.sklearn.networks import Moments, Network, Shape, network_of
+from autoprune.sklearn.data import Data, split
+from autoprune.sklearn.networks import Moments, Network, network_of
 from autoprune.sklearn.skorched import fitted_net, is_net, module_of
 from autoprune.sklearn.weighted import WeightedTask
 from autoprune.study import PruningStudy
@@ -45,38 +45,8 @@ NAME = "estimator"
 STEPS = 600
 """Optimiser steps that the dense network is trained for, unless that is few or many epochs."""
 FEWEST_EPOCHS, MOST_EPOCHS = 20, 100
-VALIDATING = 2
-"""Samples that a network is judged by, at least."""
 DENSE_RATE = 3e-3
 """Peak learning rate of its training."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Data:
-    """What a network learns from: numbers alone."""
-
-    inputs: NDArray[np.float32]
-    """[samples, features]"""
-    targets: NDArray[Any]
-    """[samples] of class numbers, or [samples] or [samples, targets] of numbers."""
-    classes: int | None
-    """How many there are; None for a regression."""
-    weights: NDArray[np.float32] | None = None
-    """[samples], above 0; None where all count the same."""
-
-    def part(self, index: NDArray[np.intp]) -> Data:
-        """Return some of the samples."""
-        weights = None if self.weights is None else self.weights[index]
-        return replace(
-            self, inputs=self.inputs[index], targets=self.targets[index], weights=weights
-        )
-
-    @property
-    def shape(self) -> Shape:
-        outputs = self.classes
-        if outputs is None:
-            outputs = 1 if self.targets.ndim == 1 else self.targets.shape[1]
-        return Shape(n_samples=len(self.inputs), n_features=self.inputs.shape[1], n_outputs=outputs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +106,12 @@ def found_by(order: Order, data: Data) -> Found:
             "extras": recorded or order.out is not None,
             **order.search_params,
         }
-        result = run.search(study, out=out, reporter=reporter, **settings)
+        try:
+            result = run.search(study, out=out, reporter=reporter, **settings)
+        except AutopruneError as error:
+            if order.out is None:
+                error.add_note("The search's folder is gone; `out` names one that stays.")
+            raise
         model = choice(result, order.select, order.max_loss)
         plan, zeroed = _plan(result, model)
         return Found(
@@ -286,42 +261,6 @@ def space_for(epochs: int | tuple[int, int] | None, *, usual: int, batch_size: i
         weight_decay=(1e-4, 1e-1),
         criteria=("taylor", "fisher", "l2"),
     )
-
-
-def split(data: Data, fraction: float, *, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Draw which samples train and which validate; each class gives its share of both.
-
-    No class is missing in training. There are at least two samples to validate with.
-
-    Raises
-    ------
-    ValueError
-        If there are too few samples for that.
-
-    >>> data = Data(inputs=np.zeros((10, 1), np.float32), targets=np.arange(10) % 2, classes=2)
-    >>> train, valid = split(data, 0.2, seed=0)
-    >>> sorted(data.targets[valid].tolist()), len(train)
-    ([0, 1], 8)
-    """
-    rng = np.random.default_rng(seed)
-    count = len(data.inputs)
-    kinds = data.targets if data.classes is not None else np.zeros(count, int)
-    least = len(np.unique(kinds)) + VALIDATING
-    if count < least:
-        raise ValueError(
-            f"Found array with {count} sample(s) while a minimum of {least} is required, to train "
-            f"and to validate."
-        )
-    wanted = min(max(round(fraction * count), VALIDATING), count - least + VALIDATING)
-    # In turns of the classes, so that any beginning has of each what it should.
-    places = np.empty(count)
-    for kind in np.unique(kinds):
-        members = rng.permutation(np.flatnonzero(kinds == kind))
-        places[members] = (np.arange(len(members)) + rng.uniform()) / len(members)
-        places[members[-1]] = np.inf  # the last one trains, whatever happens
-    order = np.argsort(places, kind="stable")
-    valid = np.sort(order[:wanted])
-    return np.setdiff1d(np.arange(count), valid), valid
 
 
 def _network(result: SearchResult, model: Model) -> nn.Module:

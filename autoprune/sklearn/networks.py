@@ -15,6 +15,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from autoprune.sklearn.data import Shape
+
 Build = Callable[[], nn.Module]
 NARROWEST, WIDEST = 16, 512
 """Neurons in the second hidden layer of the default network."""
@@ -124,15 +126,6 @@ def hidden_for(n_samples: int) -> tuple[int, int]:
     narrow = 2 ** round(math.log2(n_samples) / 2)
     narrow = min(max(narrow, NARROWEST), WIDEST)
     return 2 * narrow, narrow
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What a network of some data learns from, reads and answers with."""
-
-    n_samples: int
-    n_features: int
-    n_outputs: int
 
 
 @dataclass(frozen=True, kw_only=True)

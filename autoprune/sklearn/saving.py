@@ -27,6 +27,8 @@ ABOUT = "estimator.json"
 AGAIN = "Save it again."
 FITTED = ("n_features_in_", "n_params_", "dense_n_params_", "dense_score_")
 NAMES = "feature_names_in_"
+HERE = ("module", "out", "tracking_uri")
+"""Parameters that are not saved: where a search leaves what, and code."""
 ONNX = "model.onnx"
 
 E = TypeVar("E", bound="_Pruned")
@@ -110,7 +112,7 @@ def load(cls: type[E], folder: Path, *, module: Any, kept: Sequence[str]) -> E:
         )
     check_export(folder)
     with _as_written(folder / ABOUT):
-        estimator = cls(**{"module": module, **about["parameters"]})
+        estimator = cls(**(_plain(about["parameters"]) | {"module": module}))
         for name in (*FITTED, *kept, NAMES):
             if name != NAMES or name in about["fitted"]:
                 setattr(estimator, name, _heard(about["fitted"][name]))
@@ -139,8 +141,9 @@ def _read_network(estimator: _Pruned, about: Mapping[str, Any], folder: Path) ->
     from autoprune.pruning.plan import Plan
     from autoprune.results.exported import PLAN, read_plan
     from autoprune.results.load import load as load_export
+    from autoprune.sklearn.data import Shape
     from autoprune.sklearn.fitting import bare
-    from autoprune.sklearn.networks import Moments, Shape, network_of
+    from autoprune.sklearn.networks import Moments, network_of
 
     classes = len(estimator.classes_) if hasattr(estimator, "classes_") else None
     outputs = classes or estimator.n_outputs_
@@ -208,9 +211,8 @@ def _heard(value: Any) -> Any:
 
 
 def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those parameters that JSON can hold; a module is none, nor is what is at default."""
-    known = {name: str(v) if isinstance(v, Path) else v for name, v in params.items()}
-    return {name: v for name, v in known.items() if name != "module" and _is_json(v)}
+    """Return those parameters that JSON can hold, and that mean the same elsewhere."""
+    return {name: v for name, v in params.items() if name not in HERE and _is_json(v)}
 
 
 def _is_json(value: Any) -> bool:

@@ -15,7 +15,7 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from autoprune.sklearn.fitting import Data
+    from autoprune.sklearn.data import Data
 
 
 class LogProbabilities(nn.Module):

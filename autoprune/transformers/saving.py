@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.cut import load_state
+from autoprune.pruning.files import read_json
 from autoprune.pruning.forward import count_params, shared_names
 from autoprune.pruning.layers import Skipped
 from autoprune.pruning.weights import load_tensors
@@ -103,19 +103,26 @@ def from_pretrained(folder: str | Path, *, model_class: type[nn.Module] | None =
             f"`folder` must hold {CONFIG} and {WEIGHTS}, but {folder} does not. "
             f"autoprune.transformers.save_pretrained writes them."
         )
-    told = json.loads((folder / CONFIG).read_text())
+    told = read_json(folder / CONFIG)
     kind: Any = model_class or _class_named(folder, told)
-    config = kind.config_class.from_pretrained(folder, local_files_only=True)
-    entry: Mapping[str, Any] = getattr(config, KEY, None) or {}
-    with torch.random.fork_rng(devices=[]):
-        dense = kind(config)
+    try:
+        config = kind.config_class.from_pretrained(folder, local_files_only=True)
+        with torch.random.fork_rng(devices=[]):
+            dense = kind(config)
+    except Exception as error:
+        raise AutopruneError(
+            f"{folder / CONFIG} must be a config of {kind.__name__}, but building a model of it "
+            f"raised {first_line(error)}."
+        ) from error
+    entry = told.get(KEY)
+    dropped = entry.get("dropped", ()) if isinstance(entry, Mapping) else ()
     state = load_tensors(folder / WEIGHTS)
     for further, first in shared_names(dense).items():  # a tied weight is written once
         if further not in state and first in state:
             state[further] = state[first]
         elif first not in state and further in state:
             state[first] = state[further]
-    small = load_state(dense, state, dropped=tuple(entry.get("dropped", ()))).eval()
+    small = load_state(dense, state, dropped=tuple(map(str, dropped))).eval()
     assert count_params(small) <= count_params(dense)
     return small
 
@@ -123,11 +130,12 @@ def from_pretrained(folder: str | Path, *, model_class: type[nn.Module] | None =
 def _class_named(folder: Path, told: Mapping[str, Any]) -> Any:
     import transformers
 
-    names = told.get("architectures") or [None]
-    kind = getattr(transformers, str(names[0]), None)
-    if kind is None:
+    names = told.get("architectures") if isinstance(told, Mapping) else None
+    named = names[0] if isinstance(names, list) and names else None
+    kind = getattr(transformers, str(named), None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise AutopruneError(
-            f"{folder / CONFIG} must name a class of transformers, but names {names[0]!r}. "
+            f"{folder / CONFIG} must name a model of transformers, but names {named!r}. "
             f"Pass model_class."
         )
     return kind
