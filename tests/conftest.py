@@ -30,6 +30,7 @@ LONGEST = (
     "test_chaos.py", "test_tracking.py", "test_lineage.py", "test_search.py", "test_ray.py",
     "test_storage.py", "test_interrupts.py", "test_faults.py", "test_own_kinds.py",
     "test_package.py", "test_sklearn.py", "test_sparsified.py", "test_ui.py", "test_bad_input.py",
+    "test_code_blocks.py",
 )  # fmt: skip
 """Files that take a minute or so. Two processes share the files: these are not to come last."""
 
