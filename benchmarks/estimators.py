@@ -194,8 +194,8 @@ def told(fits: list[Taken], searches: list[Taken], *, load: float) -> str:
     waits = [a.wall / b.wall - 1 for a, b in zip(fits, searches, strict=True)]
     return wrapped(
         f"`PrunedClassifier(budget=10)` on all of digits takes {wall:.1f} s, of which the "
-        f"processor works {cpu:.1f} s (median of {len(fits)}; asked: below {ASKED_SECONDS} s). What the "
-        f"estimator adds to the call of `autoprune.search` within it is "
+        f"processor works {cpu:.1f} s (median of {len(fits)}; asked: below {ASKED_SECONDS} s). "
+        f"What the estimator adds to the call of `autoprune.search` within it is "
         f"{statistics.median(over):.2%} of processor time and {statistics.median(waits):.2%} of "
         f"the time on the clock (medians; at most {max(over):.2%} and {max(waits):.2%}; asked: "
         f"below {ASKED_OVERHEAD:.0%}). The machine's load was {load:.1f}."
