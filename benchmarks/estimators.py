@@ -198,7 +198,8 @@ def told(fits: list[Taken], searches: list[Taken], *, load: float) -> str:
         f"What the estimator adds to the call of `autoprune.search` within it is "
         f"{statistics.median(over):.2%} of processor time and {statistics.median(waits):.2%} of "
         f"the time on the clock (medians; at most {max(over):.2%} and {max(waits):.2%}; asked: "
-        f"below {ASKED_OVERHEAD:.0%}). The machine's load was {load:.1f}."
+        f"below {ASKED_OVERHEAD:.0%}), most of which is deleting the temporary folder and depends "
+        f"on the disk. The machine's load was {load:.1f}."
     )
 
 
