@@ -503,7 +503,8 @@ def test_an_estimator_is_saved_to_a_folder_of_its_own(
 
 def test_a_network_of_ones_own_is_loaded_with_its_code_or_by_onnx(tmp_path: Path) -> None:
     X, y = some(load_diabetes(return_X_y=True), 150)
-    model = PrunedRegressor(OneLogit, module_params={"width": 12}, **QUICK, select="best")
+    quick = QUICK | {"budget": np.int64(2)}  # as a grid has it
+    model = PrunedRegressor(OneLogit, module_params={"width": 12}, **quick, select="best")
     model.fit(X, y).save(tmp_path / "net")
     expected = model.predict(X)
     loaded = PrunedRegressor.load(tmp_path / "net", module=OneLogit)
@@ -511,6 +512,7 @@ def test_a_network_of_ones_own_is_loaded_with_its_code_or_by_onnx(tmp_path: Path
     assert isinstance(loaded.module_, nn.Module)
     bare = PrunedRegressor.load(tmp_path / "net")
     assert isinstance(bare.module_, OnnxNetwork)
+    assert (bare.budget, bare.module) == (2, None)
     assert np.allclose(copy.deepcopy(bare).predict(X), expected, rtol=1e-5)
     with pytest.raises(AutopruneError, match="Load it with `module`"):
         bare.save(tmp_path / "again")

@@ -212,7 +212,8 @@ def _heard(value: Any) -> Any:
 
 def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return those parameters that JSON can hold, and that mean the same elsewhere."""
-    return {name: v for name, v in params.items() if name not in HERE and _is_json(v)}
+    known = {n: v.item() if isinstance(v, np.generic) else v for n, v in params.items()}
+    return {name: v for name, v in known.items() if name not in HERE and _is_json(v)}
 
 
 def _is_json(value: Any) -> bool:
