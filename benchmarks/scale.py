@@ -343,7 +343,7 @@ def run_memory(network: Network, options: argparse.Namespace) -> None:
         about = (
             f"`python benchmarks/scale.py --memory --write`: megabytes (RSS) of the driver over "
             f"{options.trials} trials of {GROUPS} groups in one sitting, everything on. What stays "
-            f"is the trials themselves: parameters, plan, kept channels and curve of each."
+            f"is the trials themselves: parameters, widths, scores and curve of each."
         )
         write_section(MEMORY_TITLE, "\n".join([wrapped(about), "", *lines]))
 

@@ -84,7 +84,8 @@ SECTIONS = re.findall(
 
 @pytest.mark.parametrize(("title", "benchmark"), SECTIONS)
 def test_a_benchmark_replaces_the_section_that_is_its_own(title: str, benchmark: str) -> None:
-    assert title == importlib.import_module(benchmark).TITLE
+    module = importlib.import_module(benchmark)
+    assert title in {text for name, text in vars(module).items() if name.endswith("TITLE")}
 
 
 def test_benchmarks_have_sections() -> None:
