@@ -67,7 +67,8 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _proxy_line(result: SearchResult) -> str:
     """Say how well proxies ranked trials of one size; nothing where no size has enough trials."""
     parts = [
-        f"{name} {found['within_sizes']:.2f} ({found['binned']} trials in {found['bins']} sizes)"
+        f"{name} {found['within_sizes']:.2f} "
+        f"({found['binned']} trials in {found['bins']} {'size' if found['bins'] == 1 else 'sizes'})"
         for name, found in result.proxies.items()
         if found["within_sizes"] is not None
     ]

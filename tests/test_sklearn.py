@@ -247,6 +247,7 @@ def test_a_wrong_number_of_features_is_refused(fitted: PrunedClassifier, cancer:
         ({"budget": 0}, "'budget' parameter .* an int of at least 1. Got 0"),
         ({"budget": 2.5}, "'budget' parameter"),
         ({"max_loss": -1}, "'max_loss' parameter"),
+        ({"scoring": "acuracy"}, "'scoring' parameter"),
         ({"validation_fraction": 1.0}, "'validation_fraction' parameter"),
         ({"n_jobs": 0}, "'n_jobs' parameter"),
         ({"dense_epochs": -1}, "'dense_epochs' parameter"),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.metrics import get_scorer_names
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -153,6 +154,10 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
             "max_loss": (
                 loss is None or (_is_number(loss) and loss >= 0),
                 "None or a number of points of at least 0",
+            ),
+            "scoring": (
+                self.scoring is None or self.scoring in get_scorer_names(),
+                "None or the name of a scikit-learn scorer",
             ),
         }
         for name in ("dense_epochs", "final_epochs"):
