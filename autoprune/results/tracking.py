@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from autoprune.errors import first_line
 from autoprune.pruning.files import write_whole
 from autoprune.results.delivery import Connect, Delivery, Server
+from autoprune.results.mlflow_database import make_database
 from autoprune.results.mlflow_logged import signature_json
 from autoprune.results.mlflow_runs import MlflowRuns
 from autoprune.results.records import (
@@ -194,6 +195,8 @@ def connection(
     """Return what opens MLflow for a search; `uri` None is the database in its folder."""
 
     def connect(on_step: Any) -> Server:
+        if uri is None:
+            make_database(store.mlflow_database)
         return MlflowRuns(
             uri if uri is not None else f"sqlite:///{store.mlflow_database}",
             experiment,
