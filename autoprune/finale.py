@@ -260,8 +260,8 @@ class Finale:
     def _faults(self, folders: Mapping[str, Path]) -> dict[str, list[str]]:
         faults: dict[str, list[str]] = {name: [] for name in folders}
         if self.extras:
-            here = min(max(self.executor.slots, 1), os.cpu_count() or 1)
-            faults |= verify(list(folders.values()), processes=here)
+            processes = max(1, min(self.executor.slots, len(os.sched_getaffinity(0))))
+            faults |= verify(list(folders.values()), processes=processes)
         reloaded = run_all(
             self.executor,
             jobs.reload_check,

@@ -28,6 +28,7 @@ from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
 from autoprune.shipping import checkpoint_of, luggage_of
 from autoprune.study import PruningStudy, find_study_file, load_study, overridden
+from autoprune.terminal import reporter_for
 from autoprune.training.finetune import dropout_layers
 
 DEFAULT_FOLDER = "autoprune-runs"
@@ -83,20 +84,6 @@ def search(
     unknown = set(settings) - set(Settings.__dataclass_fields__)
     if unknown:
         raise TypeError(f"search() got unexpected arguments: {', '.join(sorted(unknown))}")
-    if verbose and reporter is None:
-        from autoprune.terminal import reporter_for
-
-        with reporter_for(quiet=False) as told:
-            return search(
-                study,
-                out=out,
-                fresh=fresh,
-                seed=seed,
-                criteria=criteria,
-                sparsify=sparsify,
-                reporter=told,
-                **settings,
-            )
     chosen = Settings(**settings)
     loaded = load_study(study) if not isinstance(study, PruningStudy) else study
     loaded = overridden(loaded, seed=seed, criteria=criteria, sparsify=sparsify)
@@ -105,16 +92,19 @@ def search(
     grouping = prunable_groups(loaded, model)
     costs = _costs(chosen, loaded)
     space = space_of(loaded, model, grouping)
-    reporter = reporter or SilentReporter()
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
     identity = identity_of(loaded, model, grouping, space, chosen, costs)
     store.check(identity, fresh=fresh)
-    with opened(chosen.storage) as storage, _cluster(chosen) as cluster:
+    with (
+        _told(reporter, verbose=verbose) as told,
+        opened(chosen.storage) as storage,
+        _cluster(chosen) as cluster,
+    ):
         if storage is not None and chosen.join is not None:
             check_joined(storage, chosen.join, identity)
         warning = mostly_blocked(grouping)
         if warning is not None:
-            reporter.note(warning)
+            told.note(warning)
         with store.locked():
             known = store.open(identity, fresh=fresh)
             save_origin(store, study)
@@ -126,7 +116,7 @@ def search(
                 costs=costs,
                 store=store,
                 search_id=known["id"],
-                reporter=reporter,
+                reporter=told,
                 identity=identity,
                 storage=storage,
                 opening=opening_for(
@@ -142,6 +132,13 @@ def search(
                 cluster=None if cluster is None else (cluster, luggage_of(origin, loaded)),
             )
             return search_run.run()
+
+
+def _told(reporter: Reporter | None, *, verbose: bool) -> AbstractContextManager[Reporter]:
+    """Return who is told where the search stands."""
+    if reporter is None and verbose:
+        return reporter_for(quiet=False)
+    return nullcontext(reporter or SilentReporter())
 
 
 def _cluster(settings: Settings) -> AbstractContextManager[Cluster | None]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from helpers import start_cli
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -70,22 +71,21 @@ def finished_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(finished_search: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "autoprune", "ui", str(finished_search), "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}"
+    server, url = start_ui(finished_search)
     try:
         wait_for(url)
         yield url
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+        server.terminate()
+        server.communicate()
+
+
+def start_ui(out: Path) -> tuple[subprocess.Popen[str], str]:
+    """Start the command on a free port; return its process, and where it will answer."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return start_cli("ui", out, "--port", port, cwd=out), f"http://127.0.0.1:{port}"
 
 
 def wait_for(url: str) -> None:
@@ -207,3 +207,19 @@ def test_the_ui_listens_on_this_machine_alone(address: str) -> None:
     port = int(address.rpartition(":")[2])
     found = [c for c in psutil.net_connections(kind="inet") if c.laddr and c.laddr.port == port]
     assert {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["sigint", "sigterm"])
+def test_a_signal_ends_the_ui_and_its_server_in_a_few_words(
+    finished_search: Path, number: signal.Signals
+) -> None:
+    process, url = start_ui(finished_search)
+    wait_for(url)
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert started
+    process.send_signal(number)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in complaints
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive

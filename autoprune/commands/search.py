@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -190,10 +188,9 @@ def search(
 
 @contextmanager
 def _interruptible(out: Path | None) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a search, and say where it is kept."""
+    """Say where a search is kept that Ctrl-C or SIGTERM ends."""
     from autoprune.run import DEFAULT_FOLDER
 
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
@@ -202,10 +199,6 @@ def _interruptible(out: Path | None) -> Iterator[None]:
             f"Stopped. Finished trials are kept in {where}: the same command goes on.", err=True
         )
         raise typer.Exit(130) from None
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _worker_count(text: str) -> Any:

@@ -87,8 +87,10 @@ def export_model(
         **plan.to_json(),
     }
     example = map_tensors(lambda t: t.detach().cpu(), example)
-    formats, problems = ["safetensors"], list[str]()
-    dynamic = programs and _write_programs(model, folder, example, formats, problems)
+    formats, problems, dynamic = ["safetensors"], list[str](), False
+    if programs:
+        more, problems, dynamic = _write_programs(model, folder, example)
+        formats += more
     written = sorted(file for file in folder.iterdir() if file.name.startswith((PROGRAM, ONNX)))
     content["files"] = {file.name: file_digest(file) for file in written}
     write_signed(folder / PLAN, content)
@@ -97,25 +99,22 @@ def export_model(
 
 
 def _write_programs(
-    model: nn.Module, folder: Path, example: Any, formats: list[str], problems: list[str]
-) -> bool:
-    """Write what programs can be had; add to `formats` and `problems` what came of it.
+    model: nn.Module, folder: Path, example: Any
+) -> tuple[list[str], list[str], bool]:
+    """Write what programs can be had.
 
-    Returns whether they take batches of any size.
+    Returns their formats, why others are missing, and whether they take batches of any size.
     """
     try:
         program, dynamic = _trace(model, example)
         torch.export.save(program, folder / PROGRAM)
-        formats.append("pt2")
     except Exception as error:
-        problems.append(f"pt2: {first_line(error)}")
-        return False
+        return [], [f"pt2: {first_line(error)}"], False
     try:
         save_onnx(program, folder / ONNX)
-        formats.append("onnx")
     except Exception as error:
-        problems.append(f"onnx: {first_line(error)}")
-    return dynamic
+        return ["pt2"], [f"onnx: {first_line(error)}"], dynamic
+    return ["pt2", "onnx"], [], dynamic
 
 
 def export_onnx(model: nn.Module, path: Path, *, example: Any) -> None:

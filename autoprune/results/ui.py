@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -46,11 +47,12 @@ def serve(store: Store, *, host: str, port: int) -> None:
         "--host", host, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     print(f"MLflow on http://{host}:{port}{_page(store)} (Ctrl-C ends it)", flush=True)
-    process = subprocess.Popen(command, env=os.environ | QUIET)
+    # Ctrl-C is for us: the server, which consists of several processes, would show tracebacks.
+    process = subprocess.Popen(command, env=os.environ | QUIET, start_new_session=True)
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait()
         return
     if code != 0:
