@@ -263,6 +263,50 @@ def test_data_of_any_form_say_the_same(form: str) -> None:
     assert epoch.loss > 0
 
 
+@pytest.mark.parametrize("build", [bert, lambda: llama(pad_token_id=3)], ids=["bert", "llama"])
+def test_sequences_without_masks_are_answered_as_one_by_one(build: Callable[[], Any]) -> None:
+    model = build().eval()
+    whole = isinstance(model, type(bert()))
+    asked = ("input_ids", "label") if whole else ("input_ids",)
+    rows = [{name: row[name] for name in asked} for row in sentences(12, 0)]
+    task = TransformersTask(model, train=rows, valid=rows)
+    [batch] = task.batches("valid", batch_size=12, seed=None)
+    with torch.no_grad():
+        together = model(**batch.inputs).logits
+        for row, logits, label in zip(rows, together, batch.targets, strict=True):
+            ids = torch.tensor(row["input_ids"])
+            alone = model(input_ids=ids[None]).logits[0]
+            torch.testing.assert_close(logits if whole else logits[: len(ids)], alone)
+            assert whole or label[label != -100].equal(ids)
+
+
+def test_columns_are_padded_with_what_says_nothing() -> None:
+    class Plain(nn.Module):  # takes no mask, and is a language model by its name
+        def forward(self, input_ids: Any) -> Any: ...
+
+    rows: list[dict[str, Any]] = [
+        {"input_ids": [5, 6], "position_ids": [0, 1], "decoder_input_ids": [7], "labels": [1, 2]},
+        {"input_ids": [5], "position_ids": [0], "decoder_input_ids": [7], "labels": [1]},
+    ]
+    found = {name: column.tolist() for name, column in collated(rows, None, padding=9).items()}
+    assert found == {
+        "input_ids": [[5, 6], [5, 9]],
+        "position_ids": [[0, 1], [0, 0]],
+        "decoder_input_ids": [[7], [7]],
+        "labels": [[1, 2], [1, -100]],
+        "attention_mask": [[1, 1], [1, 0]],
+    }
+    own = [row | {"attention_mask": [0] * len(row["input_ids"])} for row in rows]
+    assert not collated(own, None, padding=9)["attention_mask"].any()
+    Plain.__name__ = "PlainForCausalLM"
+    ids = [{"input_ids": row["input_ids"]} for row in rows]
+    [batch] = TransformersTask(Plain(), train=ids, valid=ids).batches(
+        "valid", batch_size=2, seed=None
+    )
+    assert batch.inputs.keys() == {"input_ids"}
+    assert batch.targets.tolist() == [[5, 6], [5, -100]]
+
+
 def test_padding_of_all_samples_is_not_computed() -> None:
     rows = sorted(sentences(64, 0), key=lambda row: len(row["input_ids"]))
     task = TransformersTask(bert(), train=rows, valid=rows)

@@ -20,10 +20,7 @@ from autoprune.training.scoring import Scorer
 from autoprune.training.supervised import EVALUATION_BATCH, SupervisedTask, soft_divergence
 from autoprune.training.task import Batch, Batches, Split
 from autoprune.training.yardstick import Yardstick
-from autoprune.transformers.collating import Collator, collated
-
-UNLABELLED = -100
-"""The label of entries that neither loss nor score count, as everywhere in transformers."""
+from autoprune.transformers.collating import MASK, UNLABELLED, Collator, collated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +91,9 @@ class TransformersTask(SupervisedTask):
         out.
     collator
         Makes a batch of a list of samples, e.g. ``DataCollatorWithPadding(tokenizer)``. By default
-        sequences are padded at their ends: ids with the config's ``pad_token_id``, masks with 0,
-        labels with -100. Not for a `DataLoader`, which has its own.
+        sequences are padded at their ends: ids with the config's ``pad_token_id``, labels with
+        -100, all else with 0; a mask is made where samples have none. Not for a `DataLoader`,
+        which has its own.
     scorer
         As in `SupervisedTask`; over all labelled tokens for token classification. Language models
         have ``loss``, the mean over labelled tokens, by default, or ``accuracy``.
@@ -158,8 +156,8 @@ class TransformersTask(SupervisedTask):
         labels = next((item[key] for key in keys if key in item), None)
         if labels is None and self.kind == "causal" and "input_ids" in inputs:
             labels = torch.as_tensor(inputs["input_ids"])
-            if "attention_mask" in inputs:
-                absent = torch.as_tensor(inputs["attention_mask"]) == 0
+            if MASK in item:  # whether or not the model takes one
+                absent = torch.as_tensor(item[MASK]) == 0
                 labels = labels.masked_fill(absent, UNLABELLED)
         if labels is None:
             raise AutopruneError(
@@ -182,7 +180,7 @@ class TransformersTask(SupervisedTask):
         if not isinstance(inputs, Mapping):
             return batch
         inputs = {name: value for name, value in inputs.items() if name in self._columns}
-        mask = inputs.get("attention_mask")
+        mask = inputs.get(MASK)
         if isinstance(mask, Tensor) and mask.dim() == 2:
             length = mask.shape[1]
             used = int(mask.any(0).nonzero().max()) + 1 if bool(mask.any()) else length
