@@ -24,7 +24,9 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     LinearLR,
+    MultiStepLR,
     ReduceLROnPlateau,
+    SequentialLR,
     StepLR,
 )
 from torch.utils.data import DataLoader, IterableDataset
@@ -102,6 +104,18 @@ def cosine(net: Net) -> Any:
     return [optimizer], [CosineAnnealingLR(optimizer, net.trainer.max_epochs)]
 
 
+def milestones(net: Net) -> Any:
+    optimizer = SGD(net.parameters(), lr=1e-2)
+    return [optimizer], [MultiStepLR(optimizer, [2])]
+
+
+def milestones_at_last(net: Net) -> Any:
+    optimizer = SGD(net.parameters(), lr=1e-2)
+    rising = LinearLR(optimizer, 0.5, total_iters=1)
+    falling = MultiStepLR(optimizer, [1, 1])
+    return [optimizer], [SequentialLR(optimizer, [rising, falling], milestones=[1])]
+
+
 FORMS: dict[str, Callable[[Net], Any]] = {
     "optimizer": lambda net: AdamW(net.parameters(), lr=1e-2),
     "list": lambda net: [SGD(net.parameters(), lr=1e-2, momentum=0.9)],
@@ -110,6 +124,8 @@ FORMS: dict[str, Callable[[Net], Any]] = {
     "dict": lambda net: {"optimizer": AdamW(net.parameters(), lr=1e-2)},
     "steps": one_cycle,
     "plateau": plateau,
+    "milestones": milestones,
+    "milestones at last": milestones_at_last,
 }
 
 
@@ -191,6 +207,7 @@ def test_training_goes_on_from_where_it_stood(form: str) -> None:
     rest = list(finetune(other, task, OWN, seed=3, start=states[0]))
     assert [epoch.epoch for epoch in rest] == [2, 3]
     assert rest == expected[1:]
+    assert same_state(other.state_dict(), whole.state_dict())
 
 
 def _copied(state: TrainingState | None) -> TrainingState | None:
