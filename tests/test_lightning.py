@@ -251,6 +251,34 @@ def test_a_step_that_calls_the_parts_is_listened_to() -> None:
     assert float(net.accuracy.tp.sum()) == 0  # else it would grow for as long as a search lasts
 
 
+class Decorated(Net):
+    """Its steps leave out the batch's number, and are wrapped."""
+
+    @torch.enable_grad()
+    def training_step(self, batch: Any) -> Any:
+        return super().training_step(batch, 0)
+
+    @torch.no_grad()
+    def validation_step(self, batch: Any) -> None:
+        super().validation_step(batch, 0)
+
+
+class DecoratedNumbered(Net):
+    @torch.no_grad()
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("kind", [Decorated, DecoratedNumbered])
+def test_a_decorated_step_gets_what_it_takes(kind: type[Net]) -> None:
+    task = LightningTask(Blobs(), monitor="val_acc")
+    plain, decorated = Net(), kind()
+    decorated.load_state_dict(plain.state_dict())
+    assert task.evaluate(decorated, "valid") == task.evaluate(plain, "valid")
+    batch = next(iter(task.batches("train", batch_size=20, seed=0)))
+    assert torch.equal(task.step(decorated, batch)[0], task.step(plain, batch)[0])
+
+
 class Asking(Net):
     def on_train_epoch_start(self) -> None:
         self.seen = [*getattr(self, "seen", []), (self.current_epoch, self.trainer.max_epochs)]
