@@ -19,7 +19,7 @@ KINDS: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
-def spelled_out(value: Any) -> Any:
+def spelled_out(value: dict[str, Any]) -> dict[str, Any] | None:
     """Return JSON that `as_it_was` makes the same value of; None if there is none.
 
     >>> as_it_was(spelled_out({"betas": (0.9, 0.99), "milestones": Counter([2, 2])}))
@@ -27,7 +27,7 @@ def spelled_out(value: Any) -> Any:
     >>> spelled_out({"device": object()})
     """
     try:
-        found = json.loads(json.dumps(_spelled(value)))
+        found: dict[str, Any] = json.loads(json.dumps(_spelled(value)))
         same = bool(as_it_was(found) == value)
     except (TypeError, ValueError):  # a scheduler may hold anything
         return None
