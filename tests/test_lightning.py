@@ -24,7 +24,9 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     LinearLR,
+    MultiStepLR,
     ReduceLROnPlateau,
+    SequentialLR,
     StepLR,
 )
 from torch.utils.data import DataLoader, IterableDataset
@@ -102,6 +104,18 @@ def cosine(net: Net) -> Any:
     return [optimizer], [CosineAnnealingLR(optimizer, net.trainer.max_epochs)]
 
 
+def milestones(net: Net) -> Any:
+    optimizer = SGD(net.parameters(), lr=1e-2)
+    return [optimizer], [MultiStepLR(optimizer, [2])]
+
+
+def milestones_at_last(net: Net) -> Any:
+    optimizer = SGD(net.parameters(), lr=1e-2)
+    rising = LinearLR(optimizer, 0.5, total_iters=1)
+    falling = MultiStepLR(optimizer, [1, 1])
+    return [optimizer], [SequentialLR(optimizer, [rising, falling], milestones=[1])]
+
+
 FORMS: dict[str, Callable[[Net], Any]] = {
     "optimizer": lambda net: AdamW(net.parameters(), lr=1e-2),
     "list": lambda net: [SGD(net.parameters(), lr=1e-2, momentum=0.9)],
@@ -110,6 +124,8 @@ FORMS: dict[str, Callable[[Net], Any]] = {
     "dict": lambda net: {"optimizer": AdamW(net.parameters(), lr=1e-2)},
     "steps": one_cycle,
     "plateau": plateau,
+    "milestones": milestones,
+    "milestones at last": milestones_at_last,
 }
 
 
@@ -191,6 +207,7 @@ def test_training_goes_on_from_where_it_stood(form: str) -> None:
     rest = list(finetune(other, task, OWN, seed=3, start=states[0]))
     assert [epoch.epoch for epoch in rest] == [2, 3]
     assert rest == expected[1:]
+    assert same_state(other.state_dict(), whole.state_dict())
 
 
 def _copied(state: TrainingState | None) -> TrainingState | None:
@@ -232,6 +249,34 @@ def test_a_step_that_calls_the_parts_is_listened_to() -> None:
     _, outputs = task.step(net, batch)
     assert torch.equal(outputs, net(batch.inputs))
     assert float(net.accuracy.tp.sum()) == 0  # else it would grow for as long as a search lasts
+
+
+class Decorated(Net):
+    """Its steps leave out the batch's number, and are wrapped."""
+
+    @torch.enable_grad()
+    def training_step(self, batch: Any) -> Any:
+        return super().training_step(batch, 0)
+
+    @torch.no_grad()
+    def validation_step(self, batch: Any) -> None:
+        super().validation_step(batch, 0)
+
+
+class DecoratedNumbered(Net):
+    @torch.no_grad()
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("kind", [Decorated, DecoratedNumbered])
+def test_a_decorated_step_gets_what_it_takes(kind: type[Net]) -> None:
+    task = LightningTask(Blobs(), monitor="val_acc")
+    plain, decorated = Net(), kind()
+    decorated.load_state_dict(plain.state_dict())
+    assert task.evaluate(decorated, "valid") == task.evaluate(plain, "valid")
+    batch = next(iter(task.batches("train", batch_size=20, seed=0)))
+    assert torch.equal(task.step(decorated, batch)[0], task.step(plain, batch)[0])
 
 
 class Asking(Net):
