@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import UNTRACKED, environment
+from helpers import ROOT, UNTRACKED, environment
 
 pytest.importorskip("lightning", reason="needs Lightning: pip install 'autoprune[lightning]'")
 
@@ -35,6 +35,7 @@ import autoprune
 from autoprune import AutopruneError, FineTune, SearchResult, Space
 from autoprune.jobs import dense_model
 from autoprune.lightning import LightningTask, study_from
+from autoprune.lightning.checks import UNUSED
 from autoprune.training.checkpoint import TrainingState
 from autoprune.training.distill import Teacher
 from autoprune.training.finetune import finetune
@@ -296,6 +297,61 @@ def test_a_module_may_ask_where_its_training_stands() -> None:
     assert net.seen == [(0, 3), (1, 3), (2, 3)]
 
 
+class Transferring(Blobs):
+    """Changes a batch on its way, and notes what the Trainer was said to be at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def note(self, hook: str) -> None:
+        at = [name for name in ("training", "validating", "testing") if getattr(self.trainer, name)]
+        self.seen.append((hook, " ".join(at)))
+
+    def prepare_data(self) -> None:
+        self.note("prepare_data")
+
+    def setup(self, stage: str) -> None:
+        self.note(f"setup {stage}")
+        super().setup(stage)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.note("before")
+        x, y = batch
+        return x + 1, y
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.note("after")
+        x, y = batch
+        return x * (2 if self.trainer.training else 1), y
+
+
+def test_the_datas_hooks_change_a_batch_and_know_its_split() -> None:
+    data = Transferring()
+    task = LightningTask(data, monitor="val_acc")
+    assert data.seen[:2] == [("prepare_data", "training"), ("setup fit", "training")]
+    assert ("setup test", "testing") in data.seen
+    plain = LightningTask(Blobs(), monitor="val_acc")
+    for split, at in (("train", "training"), ("valid", "validating"), ("test", "testing")):
+        data.seen = []
+        mine, theirs = (
+            next(iter(one.batches(split, batch_size=20, seed=0))) for one in (task, plain)
+        )
+        assert data.seen == [("before", at), ("after", at)]
+        expected = (theirs.inputs + 1) * (2 if split == "train" else 1)
+        assert torch.equal(mine.inputs, expected)
+        assert torch.equal(mine.targets[0], expected)
+    data.seen = []
+    list(finetune(Net(), task, OWN))
+    assert data.seen == [
+        (hook, at)
+        for at, batches in [("training", 6), ("validating", 2)] * EPOCHS
+        for _ in range(batches)
+        for hook in ("before", "after")
+    ]
+    assert data.trainer.max_epochs == EPOCHS
+
+
 # --- bad input ----------------------------------------------------------------------------------
 
 
@@ -308,10 +364,6 @@ class Manual(Net):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
-
-
-class Hooked(Net):
-    def optimizer_step(self, *arguments: Any, **settings: Any) -> None: ...
 
 
 class Lossless(Net):
@@ -360,10 +412,19 @@ class Several(Blobs):
         return [super().val_dataloader()] * 2
 
 
+class Carrying(Blobs):
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any: ...
+
+
+def hooked(hook: str) -> Net:
+    net: Net = type("Hooked", (Net,), {hook: lambda *_: None})()
+    return net
+
+
 BAD: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any], str]] = {
     "no step": (NoStep, Blobs, {}, "must have a training_step to be pruned, but NoStep has none"),
     "manual": (Manual, Blobs, {}, "Manual sets automatic_optimization = False"),
-    "hooks": (Hooked, Blobs, {}, "Hooked has optimizer_step, which autoprune does not call"),
+    "carrying": (Net, Carrying, {}, "Carrying has transfer_batch_to_device, which autoprune does"),
     "no loss": (Lossless, Blobs, {}, "must return the loss, or a dict with 'loss'"),
     "strategy": (Curious, Blobs, {}, "asks for 'strategy'"),
     "optimizers": (lambda: configured_by(several), Blobs, {}, "returned 2 optimizers"),
@@ -392,8 +453,17 @@ def test_bad_input_is_one_line_that_says_what_to_do(case: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("hook", UNUSED)
+def test_a_hook_that_is_not_called_is_refused_by_name_and_listed(hook: str) -> None:
+    with pytest.raises(AutopruneError, match=f"Hooked has {hook}, which autoprune does not call"):
+        study_from(hooked(hook), Blobs(), monitor="val_acc")
+    assert f"`{hook}`" in (ROOT / "docs/lightning.md").read_text()
+
+
 def test_hooks_that_do_not_matter_may_be_ignored() -> None:
-    study = study_from(Hooked(), Blobs(), monitor="val_acc", ignore=["optimizer_step"])
+    study = study_from(
+        hooked("optimizer_step"), Blobs(), monitor="val_acc", ignore=["optimizer_step"]
+    )
     assert study.space.lr == pytest.approx((1e-2 / 3, 3e-2))
 
 
