@@ -38,12 +38,13 @@ def sentences(samples: int, seed: int) -> list[dict[str, Any]]:
     return found
 
 
-def bert(**options: Any) -> Any:
-    from transformers import BertConfig, BertForSequenceClassification
+def bert(head: str = "SequenceClassification", **options: Any) -> Any:
+    import transformers
 
     torch.manual_seed(0)
-    config = BertConfig(max_position_embeddings=12, **(SIZES | {"num_labels": 3} | options))
-    return BertForSequenceClassification(config)
+    sizes = SIZES | {"num_labels": 3} | options
+    config = transformers.BertConfig(max_position_embeddings=12, **sizes)
+    return getattr(transformers, f"BertFor{head}")(config)
 
 
 def llama(**options: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import UNTRACKED, environment
+from helpers import ROOT, UNTRACKED, environment
 
 pytest.importorskip("lightning", reason="needs Lightning: pip install 'autoprune[lightning]'")
 
@@ -24,7 +24,9 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     LinearLR,
+    MultiStepLR,
     ReduceLROnPlateau,
+    SequentialLR,
     StepLR,
 )
 from torch.utils.data import DataLoader, IterableDataset
@@ -33,6 +35,7 @@ import autoprune
 from autoprune import AutopruneError, FineTune, SearchResult, Space
 from autoprune.jobs import dense_model
 from autoprune.lightning import LightningTask, study_from
+from autoprune.lightning.checks import UNUSED
 from autoprune.training.checkpoint import TrainingState
 from autoprune.training.distill import Teacher
 from autoprune.training.finetune import finetune
@@ -102,6 +105,18 @@ def cosine(net: Net) -> Any:
     return [optimizer], [CosineAnnealingLR(optimizer, net.trainer.max_epochs)]
 
 
+def milestones(net: Net) -> Any:
+    optimizer = SGD(net.parameters(), lr=1e-2)
+    return [optimizer], [MultiStepLR(optimizer, [2])]
+
+
+def milestones_at_last(net: Net) -> Any:
+    optimizer = SGD(net.parameters(), lr=1e-2)
+    rising = LinearLR(optimizer, 0.5, total_iters=1)
+    falling = MultiStepLR(optimizer, [1, 1])
+    return [optimizer], [SequentialLR(optimizer, [rising, falling], milestones=[1])]
+
+
 FORMS: dict[str, Callable[[Net], Any]] = {
     "optimizer": lambda net: AdamW(net.parameters(), lr=1e-2),
     "list": lambda net: [SGD(net.parameters(), lr=1e-2, momentum=0.9)],
@@ -110,6 +125,8 @@ FORMS: dict[str, Callable[[Net], Any]] = {
     "dict": lambda net: {"optimizer": AdamW(net.parameters(), lr=1e-2)},
     "steps": one_cycle,
     "plateau": plateau,
+    "milestones": milestones,
+    "milestones at last": milestones_at_last,
 }
 
 
@@ -191,6 +208,7 @@ def test_training_goes_on_from_where_it_stood(form: str) -> None:
     rest = list(finetune(other, task, OWN, seed=3, start=states[0]))
     assert [epoch.epoch for epoch in rest] == [2, 3]
     assert rest == expected[1:]
+    assert same_state(other.state_dict(), whole.state_dict())
 
 
 def _copied(state: TrainingState | None) -> TrainingState | None:
@@ -234,6 +252,34 @@ def test_a_step_that_calls_the_parts_is_listened_to() -> None:
     assert float(net.accuracy.tp.sum()) == 0  # else it would grow for as long as a search lasts
 
 
+class Decorated(Net):
+    """Its steps leave out the batch's number, and are wrapped."""
+
+    @torch.enable_grad()
+    def training_step(self, batch: Any) -> Any:
+        return super().training_step(batch, 0)
+
+    @torch.no_grad()
+    def validation_step(self, batch: Any) -> None:
+        super().validation_step(batch, 0)
+
+
+class DecoratedNumbered(Net):
+    @torch.no_grad()
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("kind", [Decorated, DecoratedNumbered])
+def test_a_decorated_step_gets_what_it_takes(kind: type[Net]) -> None:
+    task = LightningTask(Blobs(), monitor="val_acc")
+    plain, decorated = Net(), kind()
+    decorated.load_state_dict(plain.state_dict())
+    assert task.evaluate(decorated, "valid") == task.evaluate(plain, "valid")
+    batch = next(iter(task.batches("train", batch_size=20, seed=0)))
+    assert torch.equal(task.step(decorated, batch)[0], task.step(plain, batch)[0])
+
+
 class Asking(Net):
     def on_train_epoch_start(self) -> None:
         self.seen = [*getattr(self, "seen", []), (self.current_epoch, self.trainer.max_epochs)]
@@ -251,6 +297,61 @@ def test_a_module_may_ask_where_its_training_stands() -> None:
     assert net.seen == [(0, 3), (1, 3), (2, 3)]
 
 
+class Transferring(Blobs):
+    """Changes a batch on its way, and notes what the Trainer was said to be at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def note(self, hook: str) -> None:
+        at = [name for name in ("training", "validating", "testing") if getattr(self.trainer, name)]
+        self.seen.append((hook, " ".join(at)))
+
+    def prepare_data(self) -> None:
+        self.note("prepare_data")
+
+    def setup(self, stage: str) -> None:
+        self.note(f"setup {stage}")
+        super().setup(stage)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.note("before")
+        x, y = batch
+        return x + 1, y
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.note("after")
+        x, y = batch
+        return x * (2 if self.trainer.training else 1), y
+
+
+def test_the_datas_hooks_change_a_batch_and_know_its_split() -> None:
+    data = Transferring()
+    task = LightningTask(data, monitor="val_acc")
+    assert data.seen[:2] == [("prepare_data", "training"), ("setup fit", "training")]
+    assert ("setup test", "testing") in data.seen
+    plain = LightningTask(Blobs(), monitor="val_acc")
+    for split, at in (("train", "training"), ("valid", "validating"), ("test", "testing")):
+        data.seen = []
+        mine, theirs = (
+            next(iter(one.batches(split, batch_size=20, seed=0))) for one in (task, plain)
+        )
+        assert data.seen == [("before", at), ("after", at)]
+        expected = (theirs.inputs + 1) * (2 if split == "train" else 1)
+        assert torch.equal(mine.inputs, expected)
+        assert torch.equal(mine.targets[0], expected)
+    data.seen = []
+    list(finetune(Net(), task, OWN))
+    assert data.seen == [
+        (hook, at)
+        for at, batches in [("training", 6), ("validating", 2)] * EPOCHS
+        for _ in range(batches)
+        for hook in ("before", "after")
+    ]
+    assert data.trainer.max_epochs == EPOCHS
+
+
 # --- bad input ----------------------------------------------------------------------------------
 
 
@@ -263,10 +364,6 @@ class Manual(Net):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
-
-
-class Hooked(Net):
-    def optimizer_step(self, *arguments: Any, **settings: Any) -> None: ...
 
 
 class Lossless(Net):
@@ -315,10 +412,19 @@ class Several(Blobs):
         return [super().val_dataloader()] * 2
 
 
+class Carrying(Blobs):
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any: ...
+
+
+def hooked(hook: str) -> Net:
+    net: Net = type("Hooked", (Net,), {hook: lambda *_: None})()
+    return net
+
+
 BAD: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any], str]] = {
     "no step": (NoStep, Blobs, {}, "must have a training_step to be pruned, but NoStep has none"),
     "manual": (Manual, Blobs, {}, "Manual sets automatic_optimization = False"),
-    "hooks": (Hooked, Blobs, {}, "Hooked has optimizer_step, which autoprune does not call"),
+    "carrying": (Net, Carrying, {}, "Carrying has transfer_batch_to_device, which autoprune does"),
     "no loss": (Lossless, Blobs, {}, "must return the loss, or a dict with 'loss'"),
     "strategy": (Curious, Blobs, {}, "asks for 'strategy'"),
     "optimizers": (lambda: configured_by(several), Blobs, {}, "returned 2 optimizers"),
@@ -347,8 +453,17 @@ def test_bad_input_is_one_line_that_says_what_to_do(case: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("hook", UNUSED)
+def test_a_hook_that_is_not_called_is_refused_by_name_and_listed(hook: str) -> None:
+    with pytest.raises(AutopruneError, match=f"Hooked has {hook}, which autoprune does not call"):
+        study_from(hooked(hook), Blobs(), monitor="val_acc")
+    assert f"`{hook}`" in (ROOT / "docs/lightning.md").read_text()
+
+
 def test_hooks_that_do_not_matter_may_be_ignored() -> None:
-    study = study_from(Hooked(), Blobs(), monitor="val_acc", ignore=["optimizer_step"])
+    study = study_from(
+        hooked("optimizer_step"), Blobs(), monitor="val_acc", ignore=["optimizer_step"]
+    )
     assert study.space.lr == pytest.approx((1e-2 / 3, 3e-2))
 
 

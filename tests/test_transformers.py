@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from helpers import UNTRACKED, Here
 from huggingface import albert, bert, distilbert, gpt2, llama, neox, sentences, t5, vit
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 pytest.importorskip("transformers", reason="needs it: pip install 'autoprune[transformers]'")
 
@@ -263,6 +263,50 @@ def test_data_of_any_form_say_the_same(form: str) -> None:
     assert epoch.loss > 0
 
 
+@pytest.mark.parametrize("build", [bert, lambda: llama(pad_token_id=3)], ids=["bert", "llama"])
+def test_sequences_without_masks_are_answered_as_one_by_one(build: Callable[[], Any]) -> None:
+    model = build().eval()
+    whole = isinstance(model, type(bert()))
+    asked = ("input_ids", "label") if whole else ("input_ids",)
+    rows = [{name: row[name] for name in asked} for row in sentences(12, 0)]
+    task = TransformersTask(model, train=rows, valid=rows)
+    [batch] = task.batches("valid", batch_size=12, seed=None)
+    with torch.no_grad():
+        together = model(**batch.inputs).logits
+        for row, logits, label in zip(rows, together, batch.targets, strict=True):
+            ids = torch.tensor(row["input_ids"])
+            alone = model(input_ids=ids[None]).logits[0]
+            torch.testing.assert_close(logits if whole else logits[: len(ids)], alone)
+            assert whole or label[label != -100].equal(ids)
+
+
+def test_columns_are_padded_with_what_says_nothing() -> None:
+    class Plain(nn.Module):  # takes no mask, and is a language model by its name
+        def forward(self, input_ids: Any) -> Any: ...
+
+    rows: list[dict[str, Any]] = [
+        {"input_ids": [5, 6], "position_ids": [0, 1], "decoder_input_ids": [7], "labels": [1, 2]},
+        {"input_ids": [5], "position_ids": [0], "decoder_input_ids": [7], "labels": [1]},
+    ]
+    found = {name: column.tolist() for name, column in collated(rows, None, padding=9).items()}
+    assert found == {
+        "input_ids": [[5, 6], [5, 9]],
+        "position_ids": [[0, 1], [0, 0]],
+        "decoder_input_ids": [[7], [7]],
+        "labels": [[1, 2], [1, -100]],
+        "attention_mask": [[1, 1], [1, 0]],
+    }
+    own = [row | {"attention_mask": [0] * len(row["input_ids"])} for row in rows]
+    assert not collated(own, None, padding=9)["attention_mask"].any()
+    Plain.__name__ = "PlainForCausalLM"
+    ids = [{"input_ids": row["input_ids"]} for row in rows]
+    [batch] = TransformersTask(Plain(), train=ids, valid=ids).batches(
+        "valid", batch_size=2, seed=None
+    )
+    assert batch.inputs.keys() == {"input_ids"}
+    assert batch.targets.tolist() == [[5, 6], [5, -100]]
+
+
 def test_padding_of_all_samples_is_not_computed() -> None:
     rows = sorted(sentences(64, 0), key=lambda row: len(row["input_ids"]))
     task = TransformersTask(bert(), train=rows, valid=rows)
@@ -285,11 +329,7 @@ def test_a_collator_joins_the_samples() -> None:
 
 
 def test_only_labelled_tokens_count() -> None:
-    from transformers import BertConfig, BertForTokenClassification
-
-    torch.manual_seed(0)
-    config = BertConfig(max_position_embeddings=12, num_labels=3, **huggingface.SIZES)
-    model = BertForTokenClassification(config).eval()
+    model = bert(head="TokenClassification").eval()
     labels = torch.tensor([[0, -100, 2, -100, 1, -100], [-100, -100, 1, 1, -100, -100]])
     rows = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": labels}
     task = TransformersTask(model, train=rows, valid=rows)
@@ -302,6 +342,85 @@ def test_only_labelled_tokens_count() -> None:
     assert outputs["tokens"].shape == (5, 3)
     assert task.evaluate(model, "valid") == float((logits.argmax(1) == truth).float().mean())
     assert float(task.distance(outputs, outputs, 2.0).detach()) == pytest.approx(0, abs=1e-6)
+
+
+def own_labels(rows: list[dict[str, Any]], made: Callable[[dict[str, Any]], Any]) -> Any:
+    return [row | {"label": made(row)} for row in rows]
+
+
+OTHER_KINDS: dict[str, tuple[dict[str, Any], Any, Any]] = {
+    "labels": (
+        {"problem_type": "multi_label_classification"},
+        lambda row: [int(row["label"] != n) for n in range(3)],
+        lambda logits, truth: ((logits > 0) == (truth > 0)).float().mean(),
+    ),
+    "numbers": (
+        {"num_labels": 1},
+        lambda row: len(row["input_ids"]),
+        lambda logits, truth: (
+            1 - F.mse_loss(logits[:, 0], truth.float()) / truth.float().var(correction=0)
+        ),
+    ),
+}
+LOSSES: dict[str, Any] = {
+    "labels": lambda logits, truth: F.binary_cross_entropy_with_logits(logits, truth.float()),
+    "numbers": lambda logits, truth: F.mse_loss(logits[:, 0], truth.float()),
+}
+
+
+@pytest.mark.parametrize("form", ["list", "loader"])
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_several_labels_and_numbers_may_be_whole_numbers(kind: str, form: str) -> None:
+    options, made, score = OTHER_KINDS[kind]
+    model = bert(**options).eval()
+    rows = own_labels(sentences(16, 0), made)
+    task = TransformersTask(model, train=FORMS[form](rows), valid=FORMS[form](rows))
+    assert task.kind == kind
+    assert task.metric == ("accuracy" if kind == "labels" else "r2")
+    [batch] = task.batches("train", batch_size=16, seed=None)
+    loss, outputs = task.step(model, batch)
+    truth = torch.tensor([row["label"] for row in rows])
+    logits = torch.cat(
+        [model(input_ids=torch.tensor([row["input_ids"]])).logits for row in rows]
+    ).detach()
+    assert loss.item() == pytest.approx(float(LOSSES[kind](logits, truth)), rel=1e-4)
+    assert task.evaluate(model, "valid") == pytest.approx(float(score(logits, truth)), rel=1e-4)
+    further = task.distance(outputs, outputs + 2, 1.0)
+    assert further.item() == pytest.approx(4, rel=1e-4)  # squared difference
+    [epoch] = finetune(model, task, FineTune(epochs=1, lr=1e-2, batch_size=16))
+    assert epoch.loss > 0
+
+
+@pytest.mark.parametrize("form", ["list", "loader"])
+def test_masked_words_are_scored_alone(form: str) -> None:
+    model = bert(head="MaskedLM").eval()
+    rows = [
+        {"input_ids": row["input_ids"], "labels": [-100, row["input_ids"][1], -100]}
+        for row in ({"input_ids": r["input_ids"][:3]} for r in sentences(16, 0))
+    ]
+    made = FORMS[form](rows)
+    task = TransformersTask(model, train=made, valid=made)
+    assert (task.kind, task.metric, task.higher_is_better) == ("masked", "loss", False)
+    [batch] = task.batches("train", batch_size=16, seed=None)
+    logits = model(input_ids=torch.tensor([row["input_ids"] for row in rows])).logits[:, 1]
+    truth = torch.tensor([row["input_ids"][1] for row in rows])
+    expected = F.cross_entropy(logits, truth).item()
+    loss, outputs = task.step(model, batch)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert outputs["tokens"].shape == (16, huggingface.WORDS)
+    assert task.evaluate(model, "valid") == pytest.approx(expected, rel=1e-4)
+    accurate = TransformersTask(model, train=made, valid=made, scorer="accuracy")
+    right = float((logits.argmax(1) == truth).float().mean())
+    assert accurate.evaluate(model, "valid") == pytest.approx(right)
+
+
+def test_a_loader_for_a_causal_language_model_needs_no_labels() -> None:
+    rows = [{"input_ids": row["input_ids"]} for row in sentences(32, 0)]
+    scores = [
+        TransformersTask(llama(), train=made, valid=made).evaluate(llama(), "valid")
+        for made in (rows, loader(rows))
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
 
 
 def test_a_language_model_is_scored_by_the_loss_of_what_comes_next() -> None:
@@ -342,6 +461,32 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         bert,
         {"collator": lambda rows: {}["ids"]},
         "The collator must join the samples, but raised KeyError: 'ids'",
+    ),
+    "rows of numbers": (
+        bert,
+        {"train": own_labels(GOOD, lambda row: [0.5, 0.2, 0.3])},
+        "set the config's problem_type to 'multi_label_classification'",
+    ),
+    "one label": (
+        lambda: bert(problem_type="multi_label_classification"),
+        {},
+        "Labels must be rows of 0 and 1, one for each class",
+    ),
+    "tuple": (bert, {"train": ({"input_ids": IDS}, torch.tensor([0, 1]))}, "one is of type Tensor"),
+    "loader of tuples": (
+        bert,
+        {"train": DataLoader(TensorDataset(IDS, IDS[:, 0]))},
+        "A DataLoader must give dicts, as a tokeniser makes them, but gives a list",
+    ),
+    "a sample's label": (
+        lambda: bert(head="TokenClassification"),
+        {"train": loader(GOOD)},
+        "must have one of labels, but have input_ids, attention_mask, label",
+    ),
+    "words as labels": (
+        bert,
+        {"train": {"input_ids": IDS, "labels": ["one", "two"]}},
+        "Data must be numbers",
     ),
     "scorer": (llama, {"scorer": "acuracy"}, "Did you mean 'accuracy'?"),
     "uniform": (

@@ -47,7 +47,7 @@ def metrics_in(model: nn.Module) -> list[Any]:
 
 def call_step(step: Callable[..., Any], batch: Any, number: int) -> Any:
     """Call a step as Lightning does: with the batch's number if it takes one."""
-    named = inspect.signature(inspect.unwrap(step)).parameters.values()
+    named = inspect.signature(step).parameters.values()
     takes = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in named)
     rest = any(p.kind == p.VAR_POSITIONAL for p in named)
     return step(batch, number) if rest or takes > 1 else step(batch)

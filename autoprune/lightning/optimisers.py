@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autoprune.errors import AutopruneError
 from autoprune.lightning.listening import Heard, Stage, listening
+from autoprune.lightning.spelling import as_it_was, spelled_out
 from autoprune.pruning.plan import FineTune
 from autoprune.training.optimise import Optimisation
 
@@ -193,18 +193,15 @@ class OwnOptimisation(Optimisation):
                 for each in self._own
             ],
         }
-        try:
-            value: dict[str, Any] = json.loads(json.dumps(told))
-        except TypeError:  # a scheduler may hold anything
-            return None
-        return value
+        return spelled_out(told)
 
     def load_state(self, state: dict[str, Any]) -> None:
-        for schedule, told in zip(self._schedules, state["schedules"], strict=True):
+        found = as_it_was(state)
+        for schedule, told in zip(self._schedules, found["schedules"], strict=True):
             schedule.scheduler.load_state_dict(told)
-        for each, groups in zip(self._own, state["groups"], strict=True):
+        for each, groups in zip(self._own, found["groups"], strict=True):
             for group, told in zip(each.param_groups, groups, strict=True):
-                group |= {n: tuple(v) if isinstance(v, list) else v for n, v in told.items()}
+                group |= told
 
     @contextmanager
     def _heard(self) -> Iterator[Heard]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -24,7 +26,7 @@ from autoprune.training.supervised import soft_divergence
 from autoprune.training.task import Batch, Batches, Split
 
 Distance = Literal["auto", "softened", "squared"]
-LOADERS: Mapping[str, str] = {
+LOADERS: Mapping[Split, str] = {
     "train": "train_dataloader",
     "valid": "val_dataloader",
     "test": "test_dataloader",
@@ -80,6 +82,12 @@ class LightningTask:
                 f"{type(datamodule).__name__}. Loaders make one: "
                 f"LightningDataModule.from_datasets(train, val, test)."
             )
+        if is_own(datamodule, base, "transfer_batch_to_device"):
+            raise AutopruneError(
+                f"A LightningDataModule must give batches of tensors, which are moved without it, "
+                f"but {type(datamodule).__name__} has transfer_batch_to_device, which autoprune "
+                f"does not call. Move what it does to on_before_batch_transfer."
+            )
         if distance not in get_args(Distance):
             raise AutopruneError(
                 f"`distance` must be one of {', '.join(get_args(Distance))}, but is {distance!r}."
@@ -98,10 +106,13 @@ class LightningTask:
         whole = isinstance(target, Tensor) and not target.is_floating_point()
         self._softened = distance == "softened" or (distance == "auto" and whole)
 
-    def _split(self, name: str, hook: str) -> LoaderSplit:
-        if name != "valid":  # "fit" sets up both training and validation
-            self._set_up("fit" if name == "train" else "test")
-        loader = getattr(self._datamodule, hook)()
+    def _split(self, name: Split, hook: str) -> LoaderSplit:
+        with self._at(name) as datamodule:
+            if name == "train":
+                datamodule.prepare_data()
+            if name != "valid":  # "fit" sets up both training and validation
+                datamodule.setup("fit" if name == "train" else "test")
+            loader = getattr(datamodule, hook)()
         kind = type(self._datamodule).__name__
         if isinstance(loader, (list, tuple)) and len(loader) == 1:
             loader = loader[0]
@@ -121,18 +132,20 @@ class LightningTask:
             raise AutopruneError(
                 f"`{hook}` of {kind} must give at least one batch, but gives none."
             )
-        return LoaderSplit(loader, unpack=self._unpacked)
+        return LoaderSplit(loader, unpack=partial(self._unpacked, name))
 
-    def _set_up(self, stage: str) -> None:
-        """Prepare the data as a Trainer does: once in this process."""
-        if stage == "fit":
-            self._datamodule.prepare_data()
-        self._datamodule.setup(stage)
+    @contextmanager
+    def _at(self, split: Split) -> Iterator[Any]:
+        """Give the datamodule, which knows meanwhile where training stands and on which split."""
+        self._datamodule.trainer = self._stage
+        with self._stage.during(split):
+            yield self._datamodule
 
-    def _unpacked(self, item: Any) -> tuple[Any, Any]:
+    def _unpacked(self, split: Split, item: Any) -> tuple[Any, Any]:
         """Return what the module is called with, and the whole batch, which its steps take."""
-        item = self._datamodule.on_before_batch_transfer(item, 0)
-        item = self._datamodule.on_after_batch_transfer(item, 0)
+        with self._at(split) as datamodule:
+            item = datamodule.on_before_batch_transfer(item, 0)
+            item = datamodule.on_after_batch_transfer(item, 0)
         return (unpacked(item)[0] if self._inputs is None else self._inputs(item)), item
 
     def _first(self, split: Split) -> Any:

@@ -130,7 +130,7 @@ class _LoaderBatches:
 
 
 def as_split(name: str, source: Any, *, integer_targets: bool) -> ArraySplit | LoaderSplit:
-    """Make a split from (inputs, targets) arrays, a `Dataset` or a `DataLoader`.
+    """Make a split from (inputs, targets) arrays, a `Dataset`, a `DataLoader`, or one of a split.
 
     Raises
     ------
@@ -141,9 +141,9 @@ def as_split(name: str, source: Any, *, integer_targets: bool) -> ArraySplit | L
         *inputs, targets = source.tensors
         source = (inputs[0] if len(inputs) == 1 else tuple(inputs), targets)
     if isinstance(source, (tuple, list)) and len(source) == 2:
-        inputs, targets = _tensors(source[0]), _tensors(source[1])
+        inputs, targets = as_tensors(source[0]), as_tensors(source[1])
         if integer_targets:
-            targets = map_tensors(_as_labels, targets)
+            targets = map_tensors(as_labels, targets)
         _check_arrays(name, inputs, targets)
         return ArraySplit(inputs, targets)
     if isinstance(source, IterableDataset):
@@ -152,9 +152,11 @@ def as_split(name: str, source: Any, *, integer_targets: bool) -> ArraySplit | L
             f"IterableDataset. Wrap it in a DataLoader, or collect it into arrays."
         )
     if isinstance(source, (Dataset, DataLoader)) or _is_dataset(source):
-        if isinstance(source, Sized) and len(source) == 0:
+        source = LoaderSplit(cast("Dataset[Any] | DataLoader[Any]", source))
+    if isinstance(source, LoaderSplit):
+        if isinstance(source.source, Sized) and len(source.source) == 0:
             raise AutopruneError(f"The {name} data must not be empty, but it is.")
-        return LoaderSplit(cast("Dataset[Any] | DataLoader[Any]", source))
+        return source
     raise AutopruneError(
         f"The {name} data must be (inputs, targets), a Dataset or a DataLoader, "
         f"but is a {type(source).__name__}."
@@ -166,11 +168,12 @@ def _is_dataset(source: Any) -> bool:
     return indexed and not isinstance(source, Mapping)
 
 
-def _tensors(value: Any) -> Any:
+def as_tensors(value: Any) -> Any:
+    """Return a nest of arrays as one of tensors; raise `AutopruneError` for what is no number."""
     if isinstance(value, Mapping):
-        return {key: _tensors(item) for key, item in value.items()}
+        return {key: as_tensors(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(_tensors(item) for item in value)
+        return tuple(as_tensors(item) for item in value)
     if not isinstance(value, Tensor):
         array = np.ascontiguousarray(np.asarray(value))
         if array.dtype.kind not in "biuf":
@@ -182,7 +185,8 @@ def _tensors(value: Any) -> Any:
     return value.float() if value.dtype in (torch.float64, torch.float16) else value
 
 
-def _as_labels(targets: Tensor) -> Tensor:
+def as_labels(targets: Tensor) -> Tensor:
+    """Return class numbers as whole numbers, [n], and rows of probabilities as they are."""
     if targets.dim() == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     if targets.is_floating_point():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -145,7 +146,12 @@ class SupervisedTask:
         batches = self._splits[split].batches(batch_size, seed)
         if self._augment is None or split != "train" or seed is None:
             return batches
-        return _Augmented(batches, self._augment)
+        augment = self._augment
+
+        def augmented(batch: Batch) -> Batch:  # no more the sample that it was: no index
+            return Batch(inputs=augment(batch.inputs), targets=batch.targets)
+
+        return Changed(batches, augmented)
 
     def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         outputs = call(model, batch.inputs)
@@ -198,28 +204,38 @@ class SupervisedTask:
 
     def _answers(self, model: nn.Module, split: Split) -> tuple[Any, Any]:
         """Return what `model` says of a whole split, and what is true."""
+        outputs, targets = zip(*self._heard(model, split), strict=True)
+        return _joined(list(outputs)), _joined(list(targets))
+
+    def _heard(
+        self, model: nn.Module, split: Split, batch_size: int = EVALUATION_BATCH
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield what `model` says of each batch of a split, and what is true, on the CPU."""
         device = device_of(model)
-        outputs, targets = [], []
         model.eval()
-        with torch.inference_mode(), autocast(device):
-            for batch in self.batches(split, batch_size=EVALUATION_BATCH, seed=None):
-                result = call(model, to_device(batch.inputs, device))
-                outputs.append(map_tensors(lambda t: t.float().cpu(), result))
-                targets.append(map_tensors(lambda t: t.cpu(), batch.targets))
-        return _joined(outputs), _joined(targets)
+        for batch in self.batches(split, batch_size=batch_size, seed=None):
+            with torch.inference_mode(), autocast(device):
+                answer = self._answer(model, to_device(batch.inputs, device))
+                outputs = map_tensors(lambda t: t.float().cpu(), answer)
+            yield outputs, map_tensors(lambda t: t.cpu(), batch.targets)
+
+    def _answer(self, model: nn.Module, inputs: Any) -> Any:
+        """Return what of a model's outputs is scored."""
+        return call(model, inputs)
 
 
-class _Augmented:
-    def __init__(self, batches: Batches, augment: Callable[[Any], Any]) -> None:
-        self._batches = batches
-        self._augment = augment
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """Batches that are changed as they are read."""
+
+    batches: Batches
+    change: Callable[[Batch], Batch]
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self.batches)
 
-    def __iter__(self) -> Any:
-        for batch in self._batches:
-            yield Batch(inputs=self._augment(batch.inputs), targets=batch.targets)
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.change, self.batches)
 
 
 def soft_divergence(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,16 +14,17 @@ from torch.utils.data import DataLoader
 
 from autoprune.errors import AutopruneError, unknown
 from autoprune.pruning.forward import call, map_tensors
-from autoprune.training.data import LABEL_KEYS
-from autoprune.training.device import autocast, device_of, to_device
+from autoprune.training.data import LABEL_KEYS, LoaderSplit, as_labels, as_tensors
 from autoprune.training.scoring import Scorer
-from autoprune.training.supervised import EVALUATION_BATCH, SupervisedTask, soft_divergence
+from autoprune.training.supervised import (
+    EVALUATION_BATCH,
+    Changed,
+    SupervisedTask,
+    soft_divergence,
+)
 from autoprune.training.task import Batch, Batches, Split
 from autoprune.training.yardstick import Yardstick
-from autoprune.transformers.collating import Collator, collated
-
-UNLABELLED = -100
-"""The label of entries that neither loss nor score count, as everywhere in transformers."""
+from autoprune.transformers.collating import MASK, UNLABELLED, Collator, collated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +95,9 @@ class TransformersTask(SupervisedTask):
         out.
     collator
         Makes a batch of a list of samples, e.g. ``DataCollatorWithPadding(tokenizer)``. By default
-        sequences are padded at their ends: ids with the config's ``pad_token_id``, masks with 0,
-        labels with -100. Not for a `DataLoader`, which has its own.
+        sequences are padded at their ends: ids with the config's ``pad_token_id``, labels with
+        -100, all else with 0; a mask is made where samples have none. Not for a `DataLoader`,
+        which has its own.
     scorer
         As in `SupervisedTask`; over all labelled tokens for token classification. Language models
         have ``loss``, the mean over labelled tokens, by default, or ``accuracy``.
@@ -105,7 +107,8 @@ class TransformersTask(SupervisedTask):
     Raises
     ------
     AutopruneError
-        If the model's head is not known, or data lack labels or cannot be joined to batches.
+        If the model's head is not known, or data lack labels or cannot be joined to batches. Of a
+        `DataLoader` that shows when a batch is read.
     """
 
     def __init__(
@@ -125,8 +128,10 @@ class TransformersTask(SupervisedTask):
         padding = getattr(getattr(model, "config", None), "pad_token_id", None) or 0
 
         def split(source: Any) -> Any:
-            if source is None or isinstance(source, (DataLoader, tuple)):
-                return source
+            if source is None:
+                return None
+            if isinstance(source, DataLoader):
+                return LoaderSplit(source, unpack=self._labelled)
             return self._labelled(collated(source, collator, padding=padding))
 
         language = self.kind in LANGUAGE
@@ -147,8 +152,19 @@ class TransformersTask(SupervisedTask):
             self.metric = metric or self._score
             self.higher_is_better = TOKEN_SCORES[self._score]
 
-    def _labelled(self, item: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-        """Return what the model takes of a batch, and its labels."""
+    def _labelled(self, item: Any) -> tuple[dict[str, Any], Tensor]:
+        """Return what the model takes of a batch, and its labels, of the type that its loss wants.
+
+        Raises
+        ------
+        AutopruneError
+            If either is missing.
+        """
+        if not isinstance(item, Mapping):
+            raise AutopruneError(
+                f"A DataLoader must give dicts, as a tokeniser makes them, but gives a "
+                f"{type(item).__name__}. Pass it a `collate_fn` that returns a dict."
+            )
         inputs = {
             name: value
             for name, value in item.items()
@@ -158,8 +174,8 @@ class TransformersTask(SupervisedTask):
         labels = next((item[key] for key in keys if key in item), None)
         if labels is None and self.kind == "causal" and "input_ids" in inputs:
             labels = torch.as_tensor(inputs["input_ids"])
-            if "attention_mask" in inputs:
-                absent = torch.as_tensor(inputs["attention_mask"]) == 0
+            if MASK in item:  # whether or not the model takes one
+                absent = torch.as_tensor(item[MASK]) == 0
                 labels = labels.masked_fill(absent, UNLABELLED)
         if labels is None:
             raise AutopruneError(
@@ -171,18 +187,34 @@ class TransformersTask(SupervisedTask):
                 f"The data must have a column that the model takes ({', '.join(self._columns)}), "
                 f"but have {', '.join(map(str, item))}. Tokenise them first."
             )
-        return inputs, labels
+        return inputs, self._as_labels(as_tensors(labels))
+
+    def _as_labels(self, labels: Tensor) -> Tensor:
+        """Return labels as the model's loss wants them: transformers tells losses by the type."""
+        if self.kind == "labels" and labels.dim() != 2:
+            raise AutopruneError(
+                f"Labels must be rows of 0 and 1, one for each class, as the config's problem_type "
+                f"is 'multi_label_classification', but have {labels.dim()} dimensions."
+            )
+        if self._kind.loss != "cross_entropy":
+            return labels.float()
+        whole = self._kind.tokens and not labels.is_floating_point()
+        numbers = labels.long() if whole else as_labels(labels)
+        if numbers.is_floating_point():
+            raise AutopruneError(
+                "Labels must be class numbers, but are rows of other numbers. For several labels a "
+                "sample set the config's problem_type to 'multi_label_classification', for numbers "
+                "to 'regression'."
+            )
+        return numbers
 
     def batches(self, split: Split, *, batch_size: int, seed: int | None) -> Batches:
-        return _Batches(super().batches(split, batch_size=batch_size, seed=seed), self._prepared)
+        return Changed(super().batches(split, batch_size=batch_size, seed=seed), self._prepared)
 
     def _prepared(self, batch: Batch) -> Batch:
-        """Leave out columns that the model does not take, and what is padding in every sample."""
+        """Leave out what is padding in every sample."""
         inputs, labels = batch.inputs, batch.targets
-        if not isinstance(inputs, Mapping):
-            return batch
-        inputs = {name: value for name, value in inputs.items() if name in self._columns}
-        mask = inputs.get("attention_mask")
+        mask = inputs.get(MASK)
         if isinstance(mask, Tensor) and mask.dim() == 2:
             length = mask.shape[1]
             used = int(mask.any(0).nonzero().max()) + 1 if bool(mask.any()) else length
@@ -233,30 +265,13 @@ class TransformersTask(SupervisedTask):
             return None
         return self._yardstick(*self._answers(model, split))
 
-    def _answers(self, model: nn.Module, split: Split) -> tuple[Any, Any]:
-        heard = list(self._heard(model, split))
-        return torch.cat([logits for logits, _ in heard]), torch.cat(
-            [labels for _, labels in heard]
-        )
-
-    def _heard(self, model: nn.Module, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    def _heard(
+        self, model: nn.Module, split: Split, batch_size: int = EVALUATION_BATCH
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield logits and labels of what counts, batch by batch, on the CPU."""
-        device = device_of(model)
-        model.eval()
-        size = EVALUATION_BATCH // 16 if self._kind.tokens else EVALUATION_BATCH // 4
-        for batch in self.batches(split, batch_size=size, seed=None):
-            with torch.inference_mode(), autocast(device):
-                logits = call(model, to_device(batch.inputs, device)).logits.float().cpu()
-            yield self._compared(logits, batch.targets.cpu())
+        size = batch_size // 16 if self._kind.tokens else batch_size // 4
+        for logits, labels in super()._heard(model, split, size):
+            yield self._compared(logits, labels)
 
-
-@dataclass(frozen=True, eq=False)
-class _Batches:
-    batches: Batches
-    prepare: Callable[[Batch], Batch]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return map(self.prepare, self.batches)
+    def _answer(self, model: nn.Module, inputs: Any) -> Any:
+        return call(model, inputs).logits
