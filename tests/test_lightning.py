@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import UNTRACKED, environment
+from helpers import ROOT, UNTRACKED, environment
 
 pytest.importorskip("lightning", reason="needs Lightning: pip install 'autoprune[lightning]'")
 
@@ -30,11 +30,15 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 from torch.utils.data import DataLoader, IterableDataset
+from torchmetrics import CatMetric
+from torchmetrics.classification import MulticlassAccuracy
 
 import autoprune
 from autoprune import AutopruneError, FineTune, SearchResult, Space
 from autoprune.jobs import dense_model
 from autoprune.lightning import LightningTask, study_from
+from autoprune.lightning.checks import UNUSED
+from autoprune.lightning.metrics import metrics_in
 from autoprune.training.checkpoint import TrainingState
 from autoprune.training.distill import Teacher
 from autoprune.training.finetune import finetune
@@ -251,6 +255,52 @@ def test_a_step_that_calls_the_parts_is_listened_to() -> None:
     assert float(net.accuracy.tp.sum()) == 0  # else it would grow for as long as a search lasts
 
 
+class Counting(Net):
+    """Asks its metrics at the end of an epoch, after validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_epoch = MulticlassAccuracy(3, average="micro")
+        self.labels = CatMetric()
+        self.seen: list[tuple[float, list[float]]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        self.labels(y.float())
+        logits = self(x)
+        self.of_epoch(logits, y)
+        self.log("train_acc", self.of_epoch, on_epoch=True)
+        self.log("labels", self.labels, on_epoch=True)
+        return F.cross_entropy(logits, y)
+
+    def on_train_epoch_end(self) -> None:
+        self.seen.append((float(self.of_epoch.compute()), self.labels.compute().tolist()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_metrics_count_over_an_epoch_as_a_trainers_do(tmp_path: Path) -> None:
+    ours, theirs = Counting(), Counting()
+    theirs.load_state_dict(ours.state_dict())
+    fitted(theirs, tmp_path)
+    list(finetune(ours, LightningTask(InOrder(), monitor="val_acc"), OWN))
+    assert len(ours.seen) == EPOCHS
+    assert ours.seen == theirs.seen
+
+
+def test_only_the_training_of_a_module_counts() -> None:
+    task = LightningTask(Blobs(), monitor="val_acc")
+    net, dense = Wrapping(), Counting()
+    settings = replace(OWN, distill_weight=0.5)
+    epochs = list(finetune(net, task, settings, teacher=Teacher(dense, task)))
+    assert epochs[-1].valid == task.evaluate(net, "valid")  # the metric counts in training, too
+    assert [metric.update_count for metric in metrics_in(net) + metrics_in(dense)] == [0] * 4
+    other = Counting()
+    other.labels.update(torch.ones(2))
+    task.step(other, next(iter(task.batches("train", batch_size=1, seed=0))))
+    task.evaluate(other, "valid")
+    assert other.labels.compute().tolist() == [1.0, 1.0]
+
+
 class Decorated(Net):
     """Its steps leave out the batch's number, and are wrapped."""
 
@@ -296,6 +346,61 @@ def test_a_module_may_ask_where_its_training_stands() -> None:
     assert net.seen == [(0, 3), (1, 3), (2, 3)]
 
 
+class Transferring(Blobs):
+    """Changes a batch on its way, and notes what the Trainer was said to be at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def note(self, hook: str) -> None:
+        at = [name for name in ("training", "validating", "testing") if getattr(self.trainer, name)]
+        self.seen.append((hook, " ".join(at)))
+
+    def prepare_data(self) -> None:
+        self.note("prepare_data")
+
+    def setup(self, stage: str) -> None:
+        self.note(f"setup {stage}")
+        super().setup(stage)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.note("before")
+        x, y = batch
+        return x + 1, y
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.note("after")
+        x, y = batch
+        return x * (2 if self.trainer.training else 1), y
+
+
+def test_the_datas_hooks_change_a_batch_and_know_its_split() -> None:
+    data = Transferring()
+    task = LightningTask(data, monitor="val_acc")
+    assert data.seen[:2] == [("prepare_data", "training"), ("setup fit", "training")]
+    assert ("setup test", "testing") in data.seen
+    plain = LightningTask(Blobs(), monitor="val_acc")
+    for split, at in (("train", "training"), ("valid", "validating"), ("test", "testing")):
+        data.seen = []
+        mine, theirs = (
+            next(iter(one.batches(split, batch_size=20, seed=0))) for one in (task, plain)
+        )
+        assert data.seen == [("before", at), ("after", at)]
+        expected = (theirs.inputs + 1) * (2 if split == "train" else 1)
+        assert torch.equal(mine.inputs, expected)
+        assert torch.equal(mine.targets[0], expected)
+    data.seen = []
+    list(finetune(Net(), task, OWN))
+    assert data.seen == [
+        (hook, at)
+        for at, batches in [("training", 6), ("validating", 2)] * EPOCHS
+        for _ in range(batches)
+        for hook in ("before", "after")
+    ]
+    assert data.trainer.max_epochs == EPOCHS
+
+
 # --- bad input ----------------------------------------------------------------------------------
 
 
@@ -308,10 +413,6 @@ class Manual(Net):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
-
-
-class Hooked(Net):
-    def optimizer_step(self, *arguments: Any, **settings: Any) -> None: ...
 
 
 class Lossless(Net):
@@ -360,10 +461,19 @@ class Several(Blobs):
         return [super().val_dataloader()] * 2
 
 
+class Carrying(Blobs):
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any: ...
+
+
+def hooked(hook: str) -> Net:
+    net: Net = type("Hooked", (Net,), {hook: lambda *_: None})()
+    return net
+
+
 BAD: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any], str]] = {
     "no step": (NoStep, Blobs, {}, "must have a training_step to be pruned, but NoStep has none"),
     "manual": (Manual, Blobs, {}, "Manual sets automatic_optimization = False"),
-    "hooks": (Hooked, Blobs, {}, "Hooked has optimizer_step, which autoprune does not call"),
+    "carrying": (Net, Carrying, {}, "Carrying has transfer_batch_to_device, which autoprune does"),
     "no loss": (Lossless, Blobs, {}, "must return the loss, or a dict with 'loss'"),
     "strategy": (Curious, Blobs, {}, "asks for 'strategy'"),
     "optimizers": (lambda: configured_by(several), Blobs, {}, "returned 2 optimizers"),
@@ -392,8 +502,17 @@ def test_bad_input_is_one_line_that_says_what_to_do(case: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("hook", UNUSED)
+def test_a_hook_that_is_not_called_is_refused_by_name_and_listed(hook: str) -> None:
+    with pytest.raises(AutopruneError, match=f"Hooked has {hook}, which autoprune does not call"):
+        study_from(hooked(hook), Blobs(), monitor="val_acc")
+    assert f"`{hook}`" in (ROOT / "docs/lightning.md").read_text()
+
+
 def test_hooks_that_do_not_matter_may_be_ignored() -> None:
-    study = study_from(Hooked(), Blobs(), monitor="val_acc", ignore=["optimizer_step"])
+    study = study_from(
+        hooked("optimizer_step"), Blobs(), monitor="val_acc", ignore=["optimizer_step"]
+    )
     assert study.space.lr == pytest.approx((1e-2 / 3, 3e-2))
 
 

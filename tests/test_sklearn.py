@@ -38,6 +38,7 @@ from autoprune.sklearn.fitting import choice
 from autoprune.sklearn.networks import answers
 from autoprune.sklearn.saving import ABOUT, OnnxNetwork
 from autoprune.sklearn.skorched import module_of
+from autoprune.sklearn.tasks import RegressionTask
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -204,6 +205,27 @@ def test_several_targets_are_regressed_at_once() -> None:
     assert found.shape == both.shape
     assert abs(found.mean(0) - both.mean(0)).max() < both.std(0).max() / 2
     assert model.score(X, both) > 0.2
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_units_of_the_targets_make_no_difference(weighted: bool) -> None:
+    """Powers of two, which change no digit."""
+    X, y = some(load_diabetes(return_X_y=True), 150)
+    targets = np.stack([y, X[:, 2]], axis=1)
+    weights = np.arange(150) % 3 + 1 if weighted else None
+    units = 2.0 ** np.array([-30, 10])
+    plain = PrunedRegressor(**QUICK).fit(X, targets, sample_weight=weights)
+    scaled = PrunedRegressor(**QUICK).fit(X, targets * units, sample_weight=weights)
+    assert scaled.dense_score_ == plain.dense_score_ > 0.3
+    assert (scaled.predict(X) / units == plain.predict(X)).all()
+
+
+def test_a_task_of_numbers_knows_what_a_constant_answer_scores() -> None:
+    rng = np.random.default_rng(0)
+    part = rng.normal(size=(20, 3)).astype(np.float32), rng.normal(size=20).astype(np.float32)
+    found = RegressionTask(train=part, valid=part, scale=[1e-3]).yardstick(nn.Linear(3, 1), "valid")
+    assert found is not None
+    assert found.chance == pytest.approx(0, abs=1e-5)  # r2 of the mean
 
 
 def bad_data() -> Iterator[Any]:

@@ -19,15 +19,31 @@ HIGH_IS_GOOD = {
 UNUSED = (
     "backward",
     "configure_gradient_clipping",
+    "configure_model",
     "lr_scheduler_step",
+    "on_after_batch_transfer",
     "on_before_backward",
+    "on_before_batch_transfer",
     "on_before_zero_grad",
+    "on_fit_end",
+    "on_fit_start",
     "on_train_batch_end",
     "on_train_batch_start",
+    "on_train_end",
+    "on_validation_model_eval",
+    "on_validation_model_train",
+    "on_validation_model_zero_grad",
     "optimizer_step",
     "optimizer_zero_grad",
+    "prepare_data",
+    "setup",
+    "transfer_batch_to_device",
 )
-"""Hooks that would change how a module trains, and that nothing here calls."""
+"""Hooks that would change how a module trains, and that nothing here calls.
+
+`setup` and `configure_model` may build layers: a model that has been cut would have its own again.
+A training that is stopped has no end, and the data are read before it is known for which module.
+"""
 
 
 def check_hooks(module: Any, *, ignore: Sequence[str] = ()) -> None:
@@ -51,8 +67,9 @@ def check_hooks(module: Any, *, ignore: Sequence[str] = ()) -> None:
     if unused:
         raise AutopruneError(
             f"A LightningModule must train by training_step and configure_optimizers alone, but "
-            f"{name} has {', '.join(unused)}, which autoprune does not call. Move what it does, or "
-            f"pass ignore={unused!r} if training is fine without."
+            f"{name} has {', '.join(unused)}, which autoprune does not call. Move what it does "
+            f"(to __init__, the datamodule or a step), or pass ignore={unused!r} if training is "
+            f"fine without."
         )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError
-from autoprune.lightning.kinds import is_metric
+from autoprune.lightning.metrics import is_metric
+from autoprune.training.task import Split
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": torch.sum,
@@ -26,7 +27,7 @@ class UnknownAttributeError(AutopruneError, AttributeError):
 
 @dataclass(kw_only=True)
 class Stage:
-    """What a module may ask of `self.trainer`: where its training stands.
+    """What a module and its data may ask of `self.trainer`: where its training stands.
 
     Anything else that a Trainer has is an `AutopruneError`, which `hasattr` understands.
     """
@@ -66,12 +67,23 @@ class Stage:
     def max_steps(self) -> int:
         return self.estimated_stepping_batches
 
+    @contextmanager
+    def during(self, split: Split) -> Iterator[None]:
+        """Be at work on a split: training, validating or testing."""
+        before = self.training, self.validating, self.testing
+        self.training, self.validating, self.testing = (split == one for one in get_args(Split))
+        try:
+            yield
+        finally:
+            self.training, self.validating, self.testing = before
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        known = ", ".join(self.__dataclass_fields__)
         raise UnknownAttributeError(
-            f"A LightningModule may ask `self.trainer` for {', '.join(self.__dataclass_fields__)}, "
-            f"but asks for {name!r}: autoprune trains without a Trainer. Guard it in the module."
+            f"A module and its data may ask `self.trainer` for {known}, but one asks for {name!r}: "
+            f"autoprune trains without a Trainer. Guard it."
         )
 
 
@@ -148,11 +160,10 @@ def listening(
     }
     hooks = list(_hooks(model, heard)) if answers else []
     vars(model).update(log=heard.log, log_dict=heard.log_dict, _trainer=stage)
-    stage.training, stage.validating = training, not training
     try:
-        yield heard
+        with stage.during("train" if training else "valid"):
+            yield heard
     finally:
-        stage.training = stage.validating = False
         for hook in hooks:
             hook.remove()
         for name in ("log", "log_dict", "_trainer"):

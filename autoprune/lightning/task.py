@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,8 +14,9 @@ from torch.utils.data import DataLoader
 
 from autoprune.errors import AutopruneError
 from autoprune.lightning.checks import Mode, mode_of, unlogged
-from autoprune.lightning.kinds import base_of, call_step, is_own, metrics_in
+from autoprune.lightning.kinds import base_of, call_step, is_own
 from autoprune.lightning.listening import Heard, Stage, listening
+from autoprune.lightning.metrics import known_metrics, metrics_in, set_aside
 from autoprune.lightning.optimisers import OwnOptimisation, configured
 from autoprune.pruning.forward import batch_size_of, tensors_of
 from autoprune.pruning.plan import FineTune
@@ -24,7 +27,7 @@ from autoprune.training.supervised import soft_divergence
 from autoprune.training.task import Batch, Batches, Split
 
 Distance = Literal["auto", "softened", "squared"]
-LOADERS: Mapping[str, str] = {
+LOADERS: Mapping[Split, str] = {
     "train": "train_dataloader",
     "valid": "val_dataloader",
     "test": "test_dataloader",
@@ -80,6 +83,12 @@ class LightningTask:
                 f"{type(datamodule).__name__}. Loaders make one: "
                 f"LightningDataModule.from_datasets(train, val, test)."
             )
+        if is_own(datamodule, base, "transfer_batch_to_device"):
+            raise AutopruneError(
+                f"A LightningDataModule must give batches of tensors, which are moved without it, "
+                f"but {type(datamodule).__name__} has transfer_batch_to_device, which autoprune "
+                f"does not call. Move what it does to on_before_batch_transfer."
+            )
         if distance not in get_args(Distance):
             raise AutopruneError(
                 f"`distance` must be one of {', '.join(get_args(Distance))}, but is {distance!r}."
@@ -89,6 +98,7 @@ class LightningTask:
         self._inputs = inputs
         self._datamodule = datamodule
         self._stage = Stage(datamodule=datamodule)
+        self._running: OwnOptimisation | None = None
         self._splits = {
             name: self._split(name, loader)
             for name, loader in LOADERS.items()
@@ -98,10 +108,13 @@ class LightningTask:
         whole = isinstance(target, Tensor) and not target.is_floating_point()
         self._softened = distance == "softened" or (distance == "auto" and whole)
 
-    def _split(self, name: str, hook: str) -> LoaderSplit:
-        if name != "valid":  # "fit" sets up both training and validation
-            self._set_up("fit" if name == "train" else "test")
-        loader = getattr(self._datamodule, hook)()
+    def _split(self, name: Split, hook: str) -> LoaderSplit:
+        with self._at(name) as datamodule:
+            if name == "train":
+                datamodule.prepare_data()
+            if name != "valid":  # "fit" sets up both training and validation
+                datamodule.setup("fit" if name == "train" else "test")
+            loader = getattr(datamodule, hook)()
         kind = type(self._datamodule).__name__
         if isinstance(loader, (list, tuple)) and len(loader) == 1:
             loader = loader[0]
@@ -121,18 +134,20 @@ class LightningTask:
             raise AutopruneError(
                 f"`{hook}` of {kind} must give at least one batch, but gives none."
             )
-        return LoaderSplit(loader, unpack=self._unpacked)
+        return LoaderSplit(loader, unpack=partial(self._unpacked, name))
 
-    def _set_up(self, stage: str) -> None:
-        """Prepare the data as a Trainer does: once in this process."""
-        if stage == "fit":
-            self._datamodule.prepare_data()
-        self._datamodule.setup(stage)
+    @contextmanager
+    def _at(self, split: Split) -> Iterator[Any]:
+        """Give the datamodule, which knows meanwhile where training stands and on which split."""
+        self._datamodule.trainer = self._stage
+        with self._stage.during(split):
+            yield self._datamodule
 
-    def _unpacked(self, item: Any) -> tuple[Any, Any]:
+    def _unpacked(self, split: Split, item: Any) -> tuple[Any, Any]:
         """Return what the module is called with, and the whole batch, which its steps take."""
-        item = self._datamodule.on_before_batch_transfer(item, 0)
-        item = self._datamodule.on_after_batch_transfer(item, 0)
+        with self._at(split) as datamodule:
+            item = datamodule.on_before_batch_transfer(item, 0)
+            item = datamodule.on_after_batch_transfer(item, 0)
         return (unpacked(item)[0] if self._inputs is None else self._inputs(item)), item
 
     def _first(self, split: Split) -> Any:
@@ -158,10 +173,12 @@ class LightningTask:
     def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         module: Any = model
         number = self._stage.global_step % max(self._stage.num_training_batches, 1)
-        with listening(module, self._stage, training=True, answers=True) as heard:
+        counted = self._running is not None and self._running.counts(model)
+        with (
+            nullcontext() if counted else set_aside(known_metrics(model)),
+            listening(module, self._stage, training=True, answers=True) as heard,
+        ):
             answer = call_step(module.training_step, batch.targets, number)
-        for metric in metrics_in(model):  # what it sums up over an epoch, nobody asks for
-            metric.reset()
         loss = answer.get("loss") if isinstance(answer, Mapping) else answer
         if not isinstance(loss, Tensor):
             raise AutopruneError(
@@ -193,6 +210,7 @@ class LightningTask:
         device = device_of(model)
         batches = self.batches(split, batch_size=1, seed=None)
         with (
+            set_aside(metrics_in(model)),  # those of the epoch under way go on afterwards
             torch.inference_mode(),
             autocast(device),
             listening(module, self._stage, training=False) as heard,
@@ -206,8 +224,6 @@ class LightningTask:
             module.on_validation_epoch_end()
             module.on_validation_end()
             found = heard.results()
-        for metric in metrics_in(model):
-            metric.reset()
         self._stage.callback_metrics = found
         return found
 
@@ -221,7 +237,8 @@ class LightningTask:
             num_training_batches=steps // max(settings.epochs, 1),
             estimated_stepping_batches=steps,
         )
-        return OwnOptimisation(model, settings, extra, self._stage)
+        self._running = OwnOptimisation(model, settings, extra, self._stage)
+        return self._running
 
     def check(self, module: nn.Module) -> torch.optim.Optimizer:
         """Return a module's optimiser, as a sign that it can be trained and scored.

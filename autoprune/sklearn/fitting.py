@@ -33,7 +33,7 @@ from autoprune.searching.space import Space
 from autoprune.sklearn.data import Data, split
 from autoprune.sklearn.networks import Moments, Network, network_of
 from autoprune.sklearn.skorched import fitted_net, is_net, module_of
-from autoprune.sklearn.weighted import WeightedTask
+from autoprune.sklearn.tasks import RegressionTask, WeightedTask
 from autoprune.study import PruningStudy
 from autoprune.terminal import reporter_for
 from autoprune.training.supervised import SupervisedTask
@@ -186,20 +186,20 @@ def bare(module: Any, fitted: Callable[[Any], Any] = lambda net: net) -> Any:
 def task_of(network: Network, train: Data, valid: Data, *, scoring: str | None) -> SupervisedTask:
     """Return the task: which loss, by what the network answers with, and which score."""
     loss = usual_loss(network, train)
-    if train.weights is None or valid.weights is None:
-        return SupervisedTask(
-            train=(train.inputs, train.targets),
-            valid=(valid.inputs, valid.targets),
+    scale = Moments.of(train.targets, train.weights).scale if loss == "mse" else 1.0
+    if train.weights is not None and valid.weights is not None:
+        mean = train.weights.mean()
+        return WeightedTask(
+            train=(train.inputs, train.targets, train.weights / mean),
+            valid=(valid.inputs, valid.targets, valid.weights / mean),
             loss=loss,
-            scorer=scoring,
+            scoring=scoring or ("r2" if train.classes is None else "accuracy"),
+            scale=scale,
         )
-    scale = train.weights.mean()
-    return WeightedTask(
-        train=(train.inputs, train.targets, train.weights / scale),
-        valid=(valid.inputs, valid.targets, valid.weights / scale),
-        loss=loss,
-        scoring=scoring or ("r2" if train.classes is None else "accuracy"),
-    )
+    learnt, judged = (train.inputs, train.targets), (valid.inputs, valid.targets)
+    if loss == "mse":
+        return RegressionTask(train=learnt, valid=judged, scale=scale, scoring=scoring)
+    return SupervisedTask(train=learnt, valid=judged, loss=loss, scorer=scoring)
 
 
 def usual_loss(network: Network, data: Data) -> str:

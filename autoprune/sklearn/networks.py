@@ -80,7 +80,8 @@ class Moments:
         values = columns.astype(np.float64).reshape(len(columns), -1)
         mean = np.average(values, axis=0, weights=weights)
         scale = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
-        tiny = 1e-7 * np.maximum(np.abs(mean), 1.0)  # below what float32 can tell apart
+        # Below this, float32 cannot tell the values apart.
+        tiny = np.maximum(1e-7 * np.abs(mean), np.finfo(np.float32).tiny)
         return cls(mean=mean, scale=np.where(scale > tiny, scale, 1.0))
 
     @classmethod

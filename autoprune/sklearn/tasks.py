@@ -1,11 +1,13 @@
-"""The task of samples that do not all count the same."""
+"""What an estimator's network learns: numbers, in standard deviations; samples with weights."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from autoprune.pruning.forward import call
@@ -13,8 +15,47 @@ from autoprune.training.scoring import get_weighted_scorer
 from autoprune.training.supervised import SupervisedTask, soft_divergence
 from autoprune.training.task import Batch
 
+Arrays = tuple[NDArray[Any], NDArray[Any]]
+"""Inputs [samples, features] and targets [samples, ...]."""
 Weighted = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 """Inputs [samples, features], targets [samples, ...] and weights [samples]."""
+
+
+class RegressionTask(SupervisedTask):
+    """Learning numbers, by squared errors in standard deviations of the targets.
+
+    So neither the targets' units nor which of several has the larger numbers make a difference.
+
+    Parameters
+    ----------
+    train, valid
+        The splits.
+    scale
+        Standard deviation of each target, [targets].
+    scoring
+        The name of one of scikit-learn's scorers; r2 by default.
+
+    Examples
+    --------
+    >>> x, y = np.zeros((4, 2), np.float32), np.array([0, 0, 30, 30], np.float32)
+    >>> task = RegressionTask(train=(x, y), valid=(x, y), scale=[15.0])
+    >>> says_15 = nn.Linear(2, 1)
+    >>> says_15.bias.data[:] = 15.0
+    >>> loss, _ = task.step(says_15, Batch(inputs=torch.tensor(x), targets=torch.tensor(y)))
+    >>> loss.item()
+    1.0
+    """
+
+    def __init__(
+        self, *, train: Arrays, valid: Arrays, scale: ArrayLike, scoring: str | None = None
+    ) -> None:
+        super().__init__(train=train, valid=valid, loss="mse", scorer=scoring)
+        self._scale = torch.as_tensor(np.asarray(scale, np.float32))
+
+    def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+        # Outputs leave in these units, so that distillation has them, too.
+        outputs, targets = _scaled(self._scale, call(model, batch.inputs), batch.targets)
+        return self._loss(outputs, targets), outputs
 
 
 class WeightedTask(SupervisedTask):
@@ -28,10 +69,11 @@ class WeightedTask(SupervisedTask):
         ``cross_entropy``, ``bce_with_logits`` or ``mse``.
     scoring
         The name of one of scikit-learn's scorers.
+    scale
+        With ``mse``, the standard deviation of each target, [targets], which errors are taken in.
 
     Examples
     --------
-    >>> import numpy as np
     >>> x, y = np.zeros((4, 2), np.float32), np.array([0, 1, 1, 1])
     >>> split = (x, y, np.array([3, 1, 1, 1], np.float32))
     >>> task = WeightedTask(train=split, valid=split, loss="cross_entropy", scoring="accuracy")
@@ -41,7 +83,15 @@ class WeightedTask(SupervisedTask):
     0.5
     """
 
-    def __init__(self, *, train: Weighted, valid: Weighted, loss: str, scoring: str) -> None:
+    def __init__(
+        self,
+        *,
+        train: Weighted,
+        valid: Weighted,
+        loss: str,
+        scoring: str,
+        scale: ArrayLike = 1.0,
+    ) -> None:
         scorer = get_weighted_scorer(scoring, classifies=loss != "mse")
         super().__init__(
             train=(train[0], train[1:]),
@@ -51,10 +101,13 @@ class WeightedTask(SupervisedTask):
             metric=scoring,
         )
         self._kind = loss
+        self._scale = torch.as_tensor(np.asarray(scale, np.float32))
 
     def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         outputs = call(model, batch.inputs)
         targets, weights = batch.targets
+        if self._kind == "mse":
+            outputs, targets = _scaled(self._scale, outputs, targets)
         # The weights go with the outputs, so that distillation has them, too.
         return self._loss_of(outputs, targets, weights), (outputs, weights)
 
@@ -72,6 +125,11 @@ class WeightedTask(SupervisedTask):
             loss = F.mse_loss if self._kind == "mse" else F.binary_cross_entropy_with_logits
             losses = _by_sample(loss(outputs, shaped, reduction="none"))
         return _mean(losses, weights)
+
+
+def _scaled(scale: Tensor, *values: Tensor) -> list[Tensor]:
+    """Return `values` of shape [samples] or [samples, targets] in units of `scale`, [targets]."""
+    return [v / scale.to(v.device) for v in values]
 
 
 def _mean(losses: Tensor, weights: Tensor) -> Tensor:
