@@ -103,8 +103,8 @@ def neox() -> Any:
     return GPTNeoXForCausalLM(GPTNeoXConfig(use_cache=False, **SIZES))
 
 
-def vit() -> Any:
+def vit(**options: Any) -> Any:
     from transformers import ViTConfig, ViTForImageClassification
 
     sizes = {name: size for name, size in SIZES.items() if name != "vocab_size"}
-    return ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, **sizes))
+    return ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, **(sizes | options)))

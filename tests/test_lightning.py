@@ -30,12 +30,15 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 from torch.utils.data import DataLoader, IterableDataset
+from torchmetrics import CatMetric
+from torchmetrics.classification import MulticlassAccuracy
 
 import autoprune
 from autoprune import AutopruneError, FineTune, SearchResult, Space
 from autoprune.jobs import dense_model
 from autoprune.lightning import LightningTask, study_from
 from autoprune.lightning.checks import UNUSED
+from autoprune.lightning.metrics import metrics_in
 from autoprune.training.checkpoint import TrainingState
 from autoprune.training.distill import Teacher
 from autoprune.training.finetune import finetune
@@ -250,6 +253,52 @@ def test_a_step_that_calls_the_parts_is_listened_to() -> None:
     _, outputs = task.step(net, batch)
     assert torch.equal(outputs, net(batch.inputs))
     assert float(net.accuracy.tp.sum()) == 0  # else it would grow for as long as a search lasts
+
+
+class Counting(Net):
+    """Asks its metrics at the end of an epoch, after validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_epoch = MulticlassAccuracy(3, average="micro")
+        self.labels = CatMetric()
+        self.seen: list[tuple[float, list[float]]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        self.labels(y.float())
+        logits = self(x)
+        self.of_epoch(logits, y)
+        self.log("train_acc", self.of_epoch, on_epoch=True)
+        self.log("labels", self.labels, on_epoch=True)
+        return F.cross_entropy(logits, y)
+
+    def on_train_epoch_end(self) -> None:
+        self.seen.append((float(self.of_epoch.compute()), self.labels.compute().tolist()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_metrics_count_over_an_epoch_as_a_trainers_do(tmp_path: Path) -> None:
+    ours, theirs = Counting(), Counting()
+    theirs.load_state_dict(ours.state_dict())
+    fitted(theirs, tmp_path)
+    list(finetune(ours, LightningTask(InOrder(), monitor="val_acc"), OWN))
+    assert len(ours.seen) == EPOCHS
+    assert ours.seen == theirs.seen
+
+
+def test_only_the_training_of_a_module_counts() -> None:
+    task = LightningTask(Blobs(), monitor="val_acc")
+    net, dense = Wrapping(), Counting()
+    settings = replace(OWN, distill_weight=0.5)
+    epochs = list(finetune(net, task, settings, teacher=Teacher(dense, task)))
+    assert epochs[-1].valid == task.evaluate(net, "valid")  # the metric counts in training, too
+    assert [metric.update_count for metric in metrics_in(net) + metrics_in(dense)] == [0] * 4
+    other = Counting()
+    other.labels.update(torch.ones(2))
+    task.step(other, next(iter(task.batches("train", batch_size=1, seed=0))))
+    task.evaluate(other, "valid")
+    assert other.labels.compute().tolist() == [1.0, 1.0]
 
 
 class Decorated(Net):

@@ -102,15 +102,63 @@ def test_uniform_widths_are_in_the_config_and_load_anywhere(tmp_path: Path) -> N
     assert same_answers(net, from_pretrained(tmp_path / "saved"))
 
 
-def test_channels_that_share_a_number_are_alike_and_nothing_else_changes() -> None:
-    made = study(uniform=True)
-    dense = made.build()
+@pytest.mark.parametrize("form", ["module", "function"])
+def test_channels_that_share_a_number_are_alike_and_nothing_else_changes(form: str) -> None:
+    made = study(uniform=True) if form == "module" else study(lambda: bert, uniform=True)
+    assert isinstance(made.model, nn.Module) == (form == "module")
+    dense: Any = made.build()
     assert same_answers(dense, bert().eval())
     for layer in dense.bert.encoder.layer:
         parts = (layer.intermediate.dense.weight, layer.output.dense.weight.T)
         strength = sum(part.square().sum(1) for part in parts)
         strength = strength + layer.intermediate.dense.bias.square()
         assert bool((strength.diff() <= 1e-6).all())
+
+
+IMAGES = {"pixel_values": torch.rand(6, 3, 8, 8), "labels": torch.arange(6) % 3}
+OPEN: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "embeddings": (bert, {"prune_embeddings": True}),
+    "embeddings of a decoder": (lambda: llama(head_dim=4), {"prune_embeddings": True}),
+    "inputs": (
+        lambda: vit(num_labels=3),
+        {"prune_inputs": True, "train": IMAGES, "valid": IMAGES, "test": IMAGES},
+    ),
+    "kept": (bert, {"keep": ["*query"]}),
+}
+
+
+@pytest.mark.parametrize("case", OPEN)
+def test_uniform_holds_whatever_else_a_study_may_prune(case: str, tmp_path: Path) -> None:
+    model, options = OPEN[case]
+    made = study(model, uniform=True, **options)
+    dense = made.build()
+    grouping = made.find_groups(dense)
+    assert grouping.channels
+    small = cut(dense, grouping, dict.fromkeys(grouping.channels, (0, 2)))
+    assert save_pretrained(small, tmp_path)
+    plain: Any = type(dense).from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        found, expected = (net(**made.example).logits for net in (plain, small))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_layer_that_is_kept_keeps_the_width_that_all_share() -> None:
+    with pytest.raises(AutopruneError, match="has none that can be pruned alone"):
+        study(uniform=True, keep=["*layer.0.intermediate.dense"])
+
+
+def test_a_function_that_builds_the_model_draws_nothing_of_others() -> None:
+    built = []
+
+    def build() -> Any:
+        torch.rand(1)
+        built.append(bert())
+        return built[-1]
+
+    before = torch.get_rng_state()
+    study(lambda: build)
+    assert len(built) == 1
+    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("model", [llama, gpt2], ids=["grouped queries", "joined heads"])
@@ -480,7 +528,7 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     ),
     "a sample's label": (
         lambda: bert(head="TokenClassification"),
-        {"train": loader(GOOD)},
+        {"train": loader(GOOD), "valid": loader(GOOD)},
         "must have one of labels, but have input_ids, attention_mask, label",
     ),
     "words as labels": (
@@ -489,6 +537,17 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         "Data must be numbers",
     ),
     "scorer": (llama, {"scorer": "acuracy"}, "Did you mean 'accuracy'?"),
+    "no model": (lambda: "bert", {}, "must be a Hugging Face model with a config, but is a str"),
+    "uniform depth": (
+        bert,
+        {"uniform": True, "space": Space(depth=True)},
+        "With uniform=True `space.depth` must be False",
+    ),
+    "uniform weights": (
+        bert,
+        {"uniform": True, "space": Space(granularity="weight")},
+        "With uniform=True `space.granularity` must be 'channel'",
+    ),
     "uniform": (
         lambda: bert(intermediate_size=1),
         {"uniform": True},

@@ -10,8 +10,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 PACKAGES = ("lightning.pytorch.", "pytorch_lightning.")
 
 
@@ -30,19 +28,6 @@ def base_of(thing: object, name: str) -> type | None:
 def is_own(thing: object, base: type, hook: str) -> bool:
     """Return whether an object has a hook of its own, not the one of Lightning's `base`."""
     return hook in vars(thing) or getattr(type(thing), hook, None) is not getattr(base, hook, None)
-
-
-def is_metric(value: object) -> bool:
-    """Return whether a value is a torchmetrics metric: what it was told sums up over batches."""
-    return any(
-        kind.__name__ == "Metric" and kind.__module__.startswith("torchmetrics.")
-        for kind in type(value).__mro__
-    )
-
-
-def metrics_in(model: nn.Module) -> list[Any]:
-    """Return the metrics among a module's parts."""
-    return [part for part in model.modules() if is_metric(part)]
 
 
 def call_step(step: Callable[..., Any], batch: Any, number: int) -> Any:

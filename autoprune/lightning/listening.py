@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError
-from autoprune.lightning.kinds import is_metric
+from autoprune.lightning.metrics import is_metric
 from autoprune.training.task import Split
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from autoprune.errors import AutopruneError
 from autoprune.lightning.listening import Heard, Stage, listening
+from autoprune.lightning.metrics import metrics_in, reset
 from autoprune.lightning.spelling import as_it_was, spelled_out
 from autoprune.pruning.plan import FineTune
 from autoprune.training.optimise import Optimisation
@@ -133,6 +134,7 @@ class OwnOptimisation(Optimisation):
         self._optimizer, self._schedules = configured(module, stage)
         stage.optimizers = [self._optimizer]
         self._factor = settings.lr / (configured_rate(self._optimizer) or settings.lr)
+        self._in_epoch = False
         self._own = [self._optimizer]
         if extra:
             self._own.append(torch.optim.AdamW(extra, lr=EXTRA_LR))
@@ -145,7 +147,13 @@ class OwnOptimisation(Optimisation):
     def lr(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"]) * self._factor
 
+    def counts(self, model: nn.Module) -> bool:
+        """Return whether a model's metrics are asked for: if its own epoch is under way."""
+        return self._in_epoch and model is self._module
+
     def before_epoch(self, epoch: int) -> None:
+        self._in_epoch = True
+        reset(metrics_in(self._module))
         self._stage.current_epoch = epoch - 1
         self._stage.global_step = (epoch - 1) * self._stage.num_training_batches
         with self._heard():
@@ -168,6 +176,8 @@ class OwnOptimisation(Optimisation):
     def after_epoch(self, valid: float) -> None:
         with self._heard():
             self._module.on_train_epoch_end()
+        reset(metrics_in(self._module))
+        self._in_epoch = False
         self._advance("epoch", self._stage.current_epoch + 1)
 
     def total_rate(self) -> float:

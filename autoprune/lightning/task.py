@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 
 from autoprune.errors import AutopruneError
 from autoprune.lightning.checks import Mode, mode_of, unlogged
-from autoprune.lightning.kinds import base_of, call_step, is_own, metrics_in
+from autoprune.lightning.kinds import base_of, call_step, is_own
 from autoprune.lightning.listening import Heard, Stage, listening
+from autoprune.lightning.metrics import known_metrics, metrics_in, set_aside
 from autoprune.lightning.optimisers import OwnOptimisation, configured
 from autoprune.pruning.forward import batch_size_of, tensors_of
 from autoprune.pruning.plan import FineTune
@@ -97,6 +98,7 @@ class LightningTask:
         self._inputs = inputs
         self._datamodule = datamodule
         self._stage = Stage(datamodule=datamodule)
+        self._running: OwnOptimisation | None = None
         self._splits = {
             name: self._split(name, loader)
             for name, loader in LOADERS.items()
@@ -171,10 +173,12 @@ class LightningTask:
     def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         module: Any = model
         number = self._stage.global_step % max(self._stage.num_training_batches, 1)
-        with listening(module, self._stage, training=True, answers=True) as heard:
+        counted = self._running is not None and self._running.counts(model)
+        with (
+            nullcontext() if counted else set_aside(known_metrics(model)),
+            listening(module, self._stage, training=True, answers=True) as heard,
+        ):
             answer = call_step(module.training_step, batch.targets, number)
-        for metric in metrics_in(model):  # what it sums up over an epoch, nobody asks for
-            metric.reset()
         loss = answer.get("loss") if isinstance(answer, Mapping) else answer
         if not isinstance(loss, Tensor):
             raise AutopruneError(
@@ -206,6 +210,7 @@ class LightningTask:
         device = device_of(model)
         batches = self.batches(split, batch_size=1, seed=None)
         with (
+            set_aside(metrics_in(model)),  # those of the epoch under way go on afterwards
             torch.inference_mode(),
             autocast(device),
             listening(module, self._stage, training=False) as heard,
@@ -219,8 +224,6 @@ class LightningTask:
             module.on_validation_epoch_end()
             module.on_validation_end()
             found = heard.results()
-        for metric in metrics_in(model):
-            metric.reset()
         self._stage.callback_metrics = found
         return found
 
@@ -234,7 +237,8 @@ class LightningTask:
             num_training_batches=steps // max(settings.epochs, 1),
             estimated_stepping_batches=steps,
         )
-        return OwnOptimisation(model, settings, extra, self._stage)
+        self._running = OwnOptimisation(model, settings, extra, self._stage)
+        return self._running
 
     def check(self, module: nn.Module) -> torch.optim.Optimizer:
         """Return a module's optimiser, as a sign that it can be trained and scored.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.forward import map_tensors
-from autoprune.pruning.graph import find_groups
 from autoprune.pruning.groups import ChannelGroup
-from autoprune.pruning.layers import ASKS, Stay, Tie
+from autoprune.pruning.layers import ASKS, SELECTED, Stay, Tie
 from autoprune.pruning.plan import FineTune
 from autoprune.searching.space import Space
 from autoprune.study import PruningStudy
@@ -73,7 +72,7 @@ def study_from(
     ------
     AutopruneError
         If the model is none of Hugging Face's, its head is not known, the data do not fit, or with
-        `uniform` no width is in the config.
+        `uniform` no width is in the config, or the space asks for what no config can say.
 
     Examples
     --------
@@ -81,7 +80,7 @@ def study_from(
     >>> autoprune.search(study, budget=50)  # doctest: +SKIP
     """
     with torch.random.fork_rng(devices=[]):
-        built = model if isinstance(model, nn.Module) else model()
+        built: Any = model() if not isinstance(model, nn.Module) and callable(model) else model
     config: Any = getattr(built, "config", None)
     if not hasattr(config, "model_type"):
         raise AutopruneError(
@@ -94,50 +93,70 @@ def study_from(
     if example is None:
         batch = next(iter(task.batches("train", batch_size=2, seed=0)))
         example = map_tensors(lambda tensor: tensor[:2], batch.inputs)
-    asks: tuple[Tie | Stay, ...] = ()
-    prepared = _Prepared(model, asks)()
-    if uniform:
-        groups, asks = _uniform(prepared, example)
-        if isinstance(model, nn.Module):
-            for group in groups:
-                _by_strength(prepared, group)
-    return PruningStudy(
+    form = _Form()
+    own: nn.Module = copy.deepcopy(model) if isinstance(model, nn.Module) else built
+    prepared = form.given(own)
+    study = PruningStudy(
         name=name or str(config.model_type),
-        model=_kept(prepared, asks) if isinstance(model, nn.Module) else _Prepared(model, asks),
+        model=prepared if isinstance(model, nn.Module) else _Builder(model, form),
         example=example,
         task=task,
         train=train_dense,
         space=space,
         **settings,
     )
+    if not uniform:
+        return study
+    form = _uniform(study, prepared)
+    if isinstance(model, nn.Module):
+        return replace(study, model=form.given(prepared))
+    return replace(study, model=_Builder(model, form))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Form:
+    """What a study's model has beside what it was built with."""
+
+    asks: tuple[Tie | Stay, ...] = ()
+    ordered: tuple[ChannelGroup, ...] = ()
+    """Groups whose channels are put in the order of their strength."""
+
+    def given(self, model: nn.Module) -> nn.Module:
+        """Make a model answer with tensors alone and ask for `asks`, in place."""
+        config: Any = model.eval().config
+        if getattr(config, "use_cache", False):
+            config.use_cache = False  # of use in generation alone; `save_pretrained` puts it back
+            config.autoprune_use_cache = True
+        setattr(model, ASKS, self.asks)
+        for group in self.ordered:
+            _by_strength(model, group)
+        return model
 
 
 @dataclass(frozen=True, eq=False)
-class _Prepared:
-    """Builds a copy of a model that answers with tensors alone and asks for `asks`."""
+class _Builder:
+    """Builds a model and gives it a form."""
 
-    model: nn.Module | Callable[[], nn.Module]
-    asks: tuple[Tie | Stay, ...]
+    model: Callable[[], nn.Module]
+    form: _Form
 
     def __call__(self) -> nn.Module:
-        made = copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else self.model()
-        return _kept(made.eval(), self.asks)
+        return self.form.given(self.model())
 
 
-def _kept(model: nn.Module, asks: tuple[Tie | Stay, ...]) -> nn.Module:
-    config: Any = model.config
-    if getattr(config, "use_cache", False):
-        config.use_cache = False  # of use in generation alone; `save_pretrained` puts it back
-        config.autoprune_use_cache = True
-    setattr(model, ASKS, asks)
-    return model
-
-
-def _uniform(
-    model: nn.Module, example: Any
-) -> tuple[tuple[ChannelGroup, ...], tuple[Tie | Stay, ...]]:
-    """Return the groups that the config has a width for, and what ties them and keeps the rest."""
-    grouping = find_groups(model, example)
+def _uniform(study: PruningStudy, model: nn.Module) -> _Form:
+    """Return what ties the groups that the config has a width for, and keeps the rest."""
+    if study.space.depth:
+        raise AutopruneError(
+            "With uniform=True `space.depth` must be False, as no config says which layers were "
+            "left out, but it is True. Leave one of them out."
+        )
+    if study.space.granularity != "channel":
+        raise AutopruneError(
+            f"With uniform=True `space.granularity` must be 'channel', but is "
+            f"{study.space.granularity!r}, which changes no width. Leave uniform out."
+        )
+    grouping = study.find_groups(model)
     found = list(governed(model, grouping))
     if not found:
         raise AutopruneError(
@@ -152,12 +171,13 @@ def _uniform(
     stays = [
         Stay(tensor=tensor, dim=dim, reason=NOT_IN_CONFIG) for tensor, dim in map(_root, others)
     ]
-    return tuple(tied), (*ties, *stays)
+    return _Form(asks=(*ties, *stays), ordered=tuple(tied))
 
 
 def _root(group: ChannelGroup) -> tuple[str, int]:
-    """Return a tensor, and its dimension, that has each of a group's channels in order."""
-    piece = next(s for s in group.slices if s.role == "out")
+    """Return a parameter, and its dimension, that has each of a group's channels in order."""
+    parts = [s for s in group.slices if s.tensor.rpartition(".")[2] != SELECTED]
+    piece = next((s for s in parts if s.role == "out"), parts[0])  # features of inputs are read
     return piece.tensor, piece.dim
 
 
