@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -547,6 +548,65 @@ def test_a_network_of_ones_own_is_loaded_with_its_code_or_by_onnx(tmp_path: Path
         "print(model.predict(np.zeros((3, 10))).shape, 'torch' in sys.modules)\n"
     )
     assert python(code) == "(3,) False"
+
+
+class Activated(nn.Sequential):
+    """Answers otherwise by another activation, though its weights are of the same shapes."""
+
+    def __init__(
+        self, n_features: int, hidden: Sequence[int] = (8,), act: type[nn.Module] = nn.ReLU
+    ) -> None:
+        (width,) = hidden
+        super().__init__(nn.Linear(n_features, width), act(), nn.Linear(width, 1))
+
+
+def test_arguments_are_held_by_the_folder_or_bound_to_the_code(tmp_path: Path) -> None:
+    X, y = some(load_diabetes(return_X_y=True), 100)
+    quick = QUICK | {"max_loss": 0}
+    numbers: dict[str, Any] = {"hidden": (np.int64(12),)}
+    model = PrunedRegressor(Activated, module_params=numbers, **quick).fit(X, y)
+    model.save(tmp_path / "numbers")
+    loaded = PrunedRegressor.load(tmp_path / "numbers", module=Activated)
+    assert (loaded.predict(X) == model.predict(X)).all()
+    other = functools.partial(Activated, act=nn.Tanh)
+    with pytest.raises(AutopruneError, match="does not answer as it did when it was saved"):
+        PrunedRegressor.load(tmp_path / "numbers", module=other)
+
+    odd = PrunedRegressor(Activated, module_params=numbers | {"act": nn.Tanh}, **quick).fit(X, y)
+    odd.save(tmp_path / "odd")
+    with pytest.raises(AutopruneError, match=r"has no act. Bind .* functools.partial"):
+        PrunedRegressor.load(tmp_path / "odd", module=Activated)
+    for module in (None, other):
+        again = PrunedRegressor.load(tmp_path / "odd", module=module)
+        assert np.allclose(again.predict(X), odd.predict(X), rtol=1e-5)
+
+
+def test_what_the_code_raises_when_it_is_built_is_not_the_folders_fault(tmp_path: Path) -> None:
+    X, y = some(load_diabetes(return_X_y=True), 100)
+    PrunedRegressor(OneLogit, **QUICK).fit(X, y).save(tmp_path / "net")
+
+    def failing(n_features: int) -> nn.Module:
+        raise TypeError("not today")
+
+    with pytest.raises(TypeError, match="not today"):
+        PrunedRegressor.load(tmp_path / "net", module=failing)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_estimator_of_a_skorch_net_is_loaded_with_the_net(
+    frozen: bool, cancer: Arrays, tmp_path: Path
+) -> None:
+    X, y = scaled(cancer)
+    module: Any = NeuralNetClassifier(net(), criterion=nn.CrossEntropyLoss, **SKORCH)
+    if frozen:
+        module = FrozenEstimator(module.fit(X, y))
+    model = PrunedClassifier(module, **(QUICK | {"dense_epochs": None})).fit(X, y)
+    model.save(tmp_path / "net")
+    before = torch.get_rng_state()
+    loaded = PrunedClassifier.load(tmp_path / "net", module=module)
+    assert torch.equal(before, torch.get_rng_state())
+    assert (loaded.predict_proba(X) == model.predict_proba(X)).all()
+    assert frozen or not module.initialized_
 
 
 @pytest.mark.long

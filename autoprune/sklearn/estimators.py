@@ -227,12 +227,14 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
             Where it was saved.
         module
             What the estimator was given as `module`, if anything: then `module_` is that again,
-            made smaller. Without it, the ONNX file answers.
+            made smaller. Entries of `module_params` that JSON cannot hold are bound to it by
+            `functools.partial`. Without it, the ONNX file answers.
 
         Raises
         ------
         AutopruneError
-            If there is none of this class, or its files were altered.
+            If there is none of this class, its files were altered, or `module` is another than
+            the estimator was fitted with.
         """
         from autoprune.sklearn.saving import load
 

@@ -32,7 +32,7 @@ from autoprune.searching.optuna_study import quiet_optuna
 from autoprune.searching.space import Space
 from autoprune.sklearn.data import Data, split
 from autoprune.sklearn.networks import Moments, Network, network_of
-from autoprune.sklearn.skorched import fitted_net, is_net, module_of
+from autoprune.sklearn.skorched import fitted_net, initialised, is_net, module_of
 from autoprune.sklearn.tasks import RegressionTask, WeightedTask
 from autoprune.study import PruningStudy
 from autoprune.terminal import reporter_for
@@ -176,11 +176,11 @@ def dense_network(order: Order, data: Data) -> Network:
     )
 
 
-def bare(module: Any, fitted: Callable[[Any], Any] = lambda net: net) -> Any:
-    """Return the module of a skorch net, once `fitted` has been at it, or `module` itself."""
+def bare(module: Any, ready: Callable[[Any], Any] = initialised) -> Any:
+    """Return the module of a skorch net, once `ready` has been at it, or `module` itself."""
     if isinstance(module, FrozenEstimator):
         module = module.estimator
-    return module_of(fitted(module)) if is_net(module) else module
+    return module_of(ready(module)) if is_net(module) else module
 
 
 def task_of(network: Network, train: Data, valid: Data, *, scoring: str | None) -> SupervisedTask:

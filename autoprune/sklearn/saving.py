@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 
 from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.files import read_signed, write_signed
+from autoprune.results.changes import TOLERANCE
 from autoprune.results.exported import check_export
 from autoprune.results.result import Model
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from autoprune.sklearn.estimators import _Pruned
 
-FORMAT = 1
+FORMAT = 2
 ABOUT = "estimator.json"
 AGAIN = "Save it again."
 FITTED = ("n_features_in_", "n_params_", "dense_n_params_", "dense_score_")
@@ -30,6 +33,10 @@ NAMES = "feature_names_in_"
 HERE = ("module", "out", "tracking_uri")
 """Parameters that are not saved: where a search leaves what, and code."""
 ONNX = "model.onnx"
+ASKED = 4
+"""Samples whose answers say whether a network is the one that was saved."""
+SINGLE = 1e-6
+"""By how much single precision rounds otherwise, as a share of the number."""
 
 E = TypeVar("E", bound="_Pruned")
 
@@ -43,12 +50,15 @@ def save(estimator: _Pruned, folder: Path, *, kept: Sequence[str]) -> None:
             "An estimator must have its network as a module to be saved, but was loaded without. "
             "Load it with `module`, or copy its folder."
         )
+    held, unheld = _held(estimator._built_with)
     about = {
         "format": FORMAT,
         "estimator": type(estimator).__name__,
         "parameters": _plain(estimator.get_params(deep=False)),
         "module": "default" if estimator.module is None else "own",
-        "built_with": estimator._built_with if _is_json(estimator._built_with) else None,
+        "built_with": held,
+        "unheld": unheld,
+        "answers": _asked(estimator.module_, estimator.n_features_in_).tolist(),
         "fitted": {
             name: _told(getattr(estimator, name))
             for name in (*FITTED, *kept, NAMES)
@@ -118,10 +128,15 @@ def load(cls: type[E], folder: Path, *, module: Any, kept: Sequence[str]) -> E:
                 setattr(estimator, name, _heard(about["fitted"][name]))
         estimator.front_ = tuple(Model(**model) for model in about["front"])
         estimator.selected_ = Model(**about["selected"])
-        if about["module"] == "default" or module is not None:
-            _read_network(estimator, about, folder)
-        else:
-            estimator.module_ = _program(folder, about["problems"])
+        default, problems = about["module"] == "default", list(about["problems"])
+        built_with, unheld = dict(about["built_with"]), list(about["unheld"])
+        expected = np.array(about["answers"], dtype=np.float64)
+    if module is None and (unheld or not default):
+        estimator.module_ = _program(folder, problems)
+        return estimator
+    _check_bound(module, unheld)
+    _read_network(estimator, built_with, folder)
+    _check_answers(_asked(estimator.module_, estimator.n_features_in_), expected)
     return estimator
 
 
@@ -135,7 +150,18 @@ def _program(folder: Path, problems: Sequence[str]) -> OnnxNetwork:
     return OnnxNetwork(file.read_bytes())
 
 
-def _read_network(estimator: _Pruned, about: Mapping[str, Any], folder: Path) -> None:
+def _check_bound(module: Any, unheld: Sequence[str]) -> None:
+    bound = module.keywords if isinstance(module, functools.partial) else {}
+    missing = [name for name in unheld if name not in bound]
+    if missing:
+        raise AutopruneError(
+            f"`module` must come with the arguments that JSON could not hold, but has no "
+            f"{', '.join(missing)}. Bind them, functools.partial(module, {missing[0]}=...), or "
+            f"load without `module`: then ONNX answers."
+        )
+
+
+def _read_network(estimator: _Pruned, built_with: Mapping[str, Any], folder: Path) -> None:
     """Build the network's code, and read its weights and plan."""
     from autoprune.pruning.files import read_json
     from autoprune.pruning.plan import Plan
@@ -149,15 +175,38 @@ def _read_network(estimator: _Pruned, about: Mapping[str, Any], folder: Path) ->
     outputs = classes or estimator.n_outputs_
     network = network_of(
         bare(estimator.module),
-        about["built_with"] or {},
+        built_with,
         Shape(n_samples=1, n_features=estimator.n_features_in_, n_outputs=outputs),
         inputs=Moments.unknown(estimator.n_features_in_),
         targets=None if classes else Moments.unknown(outputs),
     )
     estimator.module_ = load_export(folder, model=network.build())
-    estimator.plan_ = Plan.from_json(read_json(folder / PLAN))
-    estimator._built_with = about["built_with"]
-    estimator._zeroed = read_plan(folder / PLAN).zeroed
+    with _as_written(folder / PLAN):
+        estimator.plan_ = Plan.from_json(read_json(folder / PLAN))
+        estimator._zeroed = read_plan(folder / PLAN).zeroed
+    estimator._built_with = built_with
+
+
+def _asked(network: nn.Module, features: int) -> NDArray[Any]:
+    """Return what a network says of a few samples that are always the same."""
+    from autoprune.sklearn.networks import answers
+
+    samples = 3 * np.sin(np.arange(ASKED * features)).reshape(ASKED, features)
+    return answers(network, samples)
+
+
+def _check_answers(found: NDArray[Any], expected: NDArray[Any]) -> None:
+    whole = expected[np.isfinite(expected).reshape(len(expected), -1).all(1)]
+    spread = np.ptp(whole, axis=0).max(initial=0.0) if len(whole) else 0.0
+    # Machines round otherwise, by a share of what there is to tell apart, or of the numbers.
+    near = TOLERANCE * spread + SINGLE * np.abs(whole).max(initial=0.0)
+    same = found.shape == expected.shape
+    if not (same and np.allclose(found, expected, rtol=0, atol=near, equal_nan=True)):
+        raise AutopruneError(
+            "`module` must be what the estimator was fitted with, but its network does not answer "
+            "as it did when it was saved. Pass the same code, or load without `module`: then ONNX "
+            "answers."
+        )
 
 
 class OnnxNetwork:
@@ -196,12 +245,12 @@ def _told(value: Any) -> Any:
     """Return an attribute as JSON holds it."""
     if not isinstance(value, np.ndarray):
         return value
-    entry = {"dtype": value.dtype.str, "values": value.tolist()}
-    if not _is_json(entry):
+    try:
+        return {"dtype": value.dtype.str, "values": _as_json(value.tolist())}
+    except TypeError:
         raise AutopruneError(
             f"Classes must be numbers or texts to be saved, but are of type {value.dtype}."
-        )
-    return entry
+        ) from None
 
 
 def _heard(value: Any) -> Any:
@@ -212,13 +261,37 @@ def _heard(value: Any) -> Any:
 
 def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return those parameters that JSON can hold, and that mean the same elsewhere."""
-    known = {n: v.item() if isinstance(v, np.generic) else v for n, v in params.items()}
-    return {name: v for name, v in known.items() if name not in HERE and _is_json(v)}
+    return _held({name: v for name, v in params.items() if name not in HERE})[0]
 
 
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _held(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return those entries that JSON can hold, as it does, and the names of the others."""
+    held, unheld = {}, []
+    for name, value in values.items():
+        try:
+            held[name] = _as_json(value)
+        except TypeError:
+            unheld.append(name)
+    return held, unheld
+
+
+def _as_json(value: Any) -> Any:
+    """Return `value` as JSON holds it: tuples as lists, numpy's numbers as Python's.
+
+    Raises
+    ------
+    TypeError
+        If JSON cannot hold it.
+
+    >>> _as_json({"hidden": (np.int64(24), 12), "dropout": np.float32(0.5)})
+    {'hidden': [24, 12], 'dropout': 0.5}
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_as_json(entry) for entry in value]
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {name: _as_json(entry) for name, entry in value.items()}
+    raise TypeError(f"JSON cannot hold a {type(value).__name__}")

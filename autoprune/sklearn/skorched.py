@@ -63,8 +63,18 @@ def fitted_net(net: Any, data: Data, *, seed: int) -> Any:
     return net
 
 
+def initialised(net: Any) -> Any:
+    """Return `net`, or if it has no module yet, a clone that has one, untrained."""
+    if getattr(net, "initialized_", False):
+        return net
+    with torch.random.fork_rng(devices=[]):
+        return clone(net).initialize()
+
+
 def module_of(net: Any) -> nn.Module:
-    """Return a copy of a fitted net's module, on the CPU, that answers with logits or numbers.
+    """Return a copy of a net's module, on the CPU, that answers with logits or numbers.
+
+    The net is fitted or `initialised`.
 
     Raises
     ------
