@@ -6,7 +6,8 @@ What a block's language means:
   two trials of an epoch, in this process, and without MLflow.
 * ``sh``, ``bash`` and ``console`` (lines after ``$ `` are commands, the others what they print):
   every ``autoprune`` command is parsed by the command line itself, and run if that is cheap; every
-  target of ``make`` and every extra of ``pip install`` must be there.
+  target of ``make``, extra of ``pip install`` and file of this project's must be there, and other
+  programs must be among the few that pages speak of.
 * ``json``, ``yaml`` and ``toml`` are parsed. ``text`` is none of these: a formula, a layout.
 
 What a page may say in comments that no reader sees:
@@ -58,6 +59,13 @@ PROGRAMS = re.compile(r"\.(onnx|pt2)\b")
 them."""
 SEARCHED = re.compile(r"\b(?:runs/[\w-]+|autoprune-runs/digits|OUT\d?)\b")
 """Folders of searches."""
+OTHERS = (".", "mkdir", "optuna-dashboard", "ray", "scp")
+"""Programs that are not looked into: a name that is not here is a mistake."""
+MODULES = ("build", "pip", "pytest", "venv")
+"""What ``python -m`` is said with."""
+FILES = re.compile(r"(?:\.ci|autoprune|benchmarks|docs|studies|tests)/[\w./-]+\.\w+")
+"""Files of this project, as arguments."""
+NAMED = re.compile(r"^<!-- file: ([\w./-]+) -->\n", re.MULTILINE)
 SPLITS = {"&&", "||", ";", "|", "&"}
 
 
@@ -66,6 +74,7 @@ SPLITS = {"&&", "||", ";", "|", "&"}
 
 def blocks(document: Document) -> Iterator[Region]:
     """Yield the fenced blocks of a page, and invisible ones."""
+    named = {match.end(): match[1] for match in NAMED.finditer(document.text)}
     mapping = {"language": "language", "source": "source"}
     found = [
         *FencedCodeBlockLexer(r"[^\n]*", mapping)(document),
@@ -75,20 +84,15 @@ def blocks(document: Document) -> Iterator[Region]:
     ]
     for region in found:
         region.parsed = region.lexemes["source"]
-        region.evaluator = partial(_evaluate, region.lexemes["language"].strip())
+        language = region.lexemes["language"].strip()
+        region.evaluator = partial(_evaluate, language, named.pop(region.start, None))
         yield region
-
-
-def file_names(document: Document) -> Iterator[Region]:
-    """Yield the comments that name a file for the block that follows."""
-    for region in DirectiveInHTMLCommentLexer("file", r"[\w./-]+")(document):
-        region.evaluator = partial(_name_file, region.lexemes["arguments"])
-        yield region
+    assert not named, f"{document.path}: a block must follow <!-- file: {', '.join(named.values())}"
 
 
 def page(path: Path) -> Document:
     """Return a page of which each example can be evaluated, in order."""
-    return Document.parse(str(path), blocks, file_names, SkipParser())
+    return Document.parse(str(path), blocks, SkipParser())
 
 
 def sources(document: Document) -> list[str]:
@@ -106,8 +110,7 @@ def commands(source: str) -> list[str]:
 # --- how blocks are run --------------------------------------------------------------------------
 
 
-def _evaluate(language: str, example: Example) -> None:
-    name = example.namespace.pop("file", None)
+def _evaluate(language: str, name: str | None, example: Example) -> None:
     if name is not None:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(example.parsed)
@@ -122,10 +125,6 @@ def _evaluate(language: str, example: Example) -> None:
         )
     else:
         RUNNERS[language](example)
-
-
-def _name_file(name: str, example: Example) -> None:
-    example.namespace["file"] = name
 
 
 RUNNERS: Mapping[str, Callable[[Example], object]] = {
@@ -145,18 +144,35 @@ def _run_shell(example: Example) -> None:
     assert checked.returncode == 0, f"{example.path}, line {example.line}: {checked.stderr}"
     for words in split("\n".join(lines)):
         where = f"{example.path}, line {example.line}: {shlex.join(words)}"
-        if Path(words[0]).name == "autoprune":
-            arguments = words[1:]
+        program, *arguments = words
+        if re.fullmatch(r"python\d?", Path(program).name):
+            program, arguments = _of_python(arguments, where)
+        missing = [word for word in words if FILES.fullmatch(word) and not (ROOT / word).exists()]
+        assert not missing, f"{where}: {', '.join(missing)} is not there"
+        if Path(program).name == "autoprune":
             parse(arguments)
             if runs_here(arguments):
                 here: Here = example.namespace["here"]
                 run = here(*arguments, cwd=Path.cwd())
                 assert run.returncode == 0, f"{where}\n{run.stdout}{run.stderr}"
-        elif words[0] == "make":
-            assert set(words[1:]) <= make_targets(), where
-        elif words[:2] == ["pip", "install"]:
-            asked = re.findall(r"\[([\w,-]+)\]", " ".join(w for w in words if "autoprune" in w))
-            assert {e for extra in asked for e in extra.split(",")} <= extras(), where
+        elif program == "make":
+            assert set(arguments) <= make_targets(), f"{where}: there is no such target"
+        elif Path(program).name == "pip":
+            ours = " ".join(word for word in arguments if "autoprune" in word)
+            asked = re.findall(r"\[([\w,-]+)\]", ours)
+            unknown = {e for extra in asked for e in extra.split(",")} - extras()
+            assert not unknown, f"{where}: there is no such extra"
+        elif program not in (*OTHERS, *MODULES):
+            assert (ROOT / program).is_file(), f"{where}: {program} is no program that is known"
+
+
+def _of_python(arguments: Sequence[str], where: str) -> tuple[str, Sequence[str]]:
+    """Return the module, or script, that Python is said to run, and its arguments."""
+    if arguments[0] == "-m":
+        assert arguments[1] in MODULES, f"{where}: {arguments[1]} is no module that is known"
+        return arguments[1], arguments[2:]
+    assert Path(arguments[0]).is_file(), f"{where}: no block has written {arguments[0]}"
+    return OTHERS[0], arguments[1:]
 
 
 def split(script: str) -> Iterator[list[str]]:
