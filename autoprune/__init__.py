@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from autoprune.benching import bench as bench
     from autoprune.errors import AutopruneError as AutopruneError
     from autoprune.pruning.criteria import criterion as criterion
-    from autoprune.pruning.layers import GroupRule as GroupRule
-    from autoprune.pruning.layers import Stay as Stay
-    from autoprune.pruning.layers import Tie as Tie
-    from autoprune.pruning.layers import group_rule as group_rule
+    from autoprune.pruning.group_rules import GroupRule as GroupRule
+    from autoprune.pruning.group_rules import Stay as Stay
+    from autoprune.pruning.group_rules import Tie as Tie
+    from autoprune.pruning.group_rules import group_rule as group_rule
     from autoprune.pruning.plan import FineTune as FineTune
     from autoprune.pruning.plan import Plan as Plan
     from autoprune.replaying import replay as replay
@@ -44,21 +44,21 @@ _HOMES = {
     "AutopruneError": "autoprune.errors",
     "Batch": "autoprune.training.task",
     "FineTune": "autoprune.pruning.plan",
-    "GroupRule": "autoprune.pruning.layers",
+    "GroupRule": "autoprune.pruning.group_rules",
     "Plan": "autoprune.pruning.plan",
     "PruningStudy": "autoprune.study",
     "Regulariser": "autoprune.training.regularise",
     "SearchResult": "autoprune.results.result",
     "Space": "autoprune.searching.space",
-    "Stay": "autoprune.pruning.layers",
+    "Stay": "autoprune.pruning.group_rules",
     "Strategy": "autoprune.searching.strategy",
     "SupervisedTask": "autoprune.training.supervised",
     "Task": "autoprune.training.task",
-    "Tie": "autoprune.pruning.layers",
+    "Tie": "autoprune.pruning.group_rules",
     "baselines": "autoprune.uniform",
     "bench": "autoprune.benching",
     "criterion": "autoprune.pruning.criteria",
-    "group_rule": "autoprune.pruning.layers",
+    "group_rule": "autoprune.pruning.group_rules",
     "load": "autoprune.results.load",
     "load_study": "autoprune.study",
     "open_result": "autoprune.results.result",

@@ -15,7 +15,7 @@ SIZES = {
     "num_attention_heads": 4,
     "intermediate_size": 24,
     "vocab_size": WORDS,
-    "initializer_range": 0.3,
+    "initializer_range": 0.3,  # at the usual 0.02, whatever is cut, the answer is nearly the same
 }
 
 
@@ -56,7 +56,7 @@ def llama(**options: Any) -> Any:
     return LlamaForCausalLM(LlamaConfig(**(SIZES | own | options)))
 
 
-def gpt2() -> Any:
+def gpt2(**options: Any) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
@@ -69,6 +69,7 @@ def gpt2() -> Any:
         bos_token_id=1,
         eos_token_id=2,
         initializer_range=0.3,
+        **options,
     )
     return GPT2LMHeadModel(config)
 

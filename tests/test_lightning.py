@@ -16,6 +16,7 @@ from helpers import ROOT, UNTRACKED, environment
 
 pytest.importorskip("lightning", reason="needs Lightning: pip install 'autoprune[lightning]'")
 
+import lightnings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightnings import Blobs, Net
 from nets import same_state
@@ -40,14 +41,17 @@ from autoprune.lightning import LightningTask, study_from
 from autoprune.lightning.checks import UNUSED
 from autoprune.lightning.metrics import metrics_in
 from autoprune.training.checkpoint import TrainingState
-from autoprune.training.distill import Teacher
+from autoprune.training.distill import Teacher, to_batch
 from autoprune.training.finetune import finetune
-from autoprune.training.optimise import OneCycle, optimisation_for
+from autoprune.training.optimise import OneCycle, Optimisation, optimisation_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 EPOCHS = 3
 OWN = FineTune(epochs=EPOCHS, lr=1e-2)
+
+
+ONE: dict[str, Any] = {"batch_size": 1, "seed": 0}
 
 
 class InOrder(Blobs):
@@ -234,6 +238,30 @@ def test_distillation_is_added_from_outside() -> None:
     torch.testing.assert_close(task.distance(outputs, answers, 1.0), kl)
     squared = LightningTask(Blobs(), monitor="val_acc", distance="squared")
     assert torch.equal(squared.distance(outputs, answers, 1.0), F.mse_loss(outputs, answers))
+    told = LightningTask(Blobs(), monitor="val_acc", inputs=lambda item: item[0])
+    torch.testing.assert_close(told.distance(outputs, answers, 1.0), kl)
+
+
+def test_what_a_module_is_called_with_may_be_told() -> None:
+    class Bare(Blobs):
+        """Batches that are one tensor: the label is the last column."""
+
+        def setup(self, stage: str) -> None:
+            super().setup(stage)
+            for name in ("train", "val") if stage == "fit" else ("test",):
+                x, y = getattr(self, name).tensors
+                setattr(self, name, torch.cat([x, y[:, None]], 1))
+
+    def inputs(item: Any) -> Any:
+        return item[:, :8]
+
+    task = LightningTask(Bare(), monitor="val_acc", inputs=inputs)
+    batch = next(iter(task.batches("train", batch_size=20, seed=0)))
+    assert batch.inputs.shape == (20, 8)
+    one, other = torch.randn(2, 4, 3)
+    assert torch.equal(task.distance(one, other, 1.0), F.mse_loss(one, other))
+    softened = LightningTask(Bare(), monitor="val_acc", inputs=inputs, distance="softened")
+    assert not torch.equal(softened.distance(one, other, 1.0), F.mse_loss(one, other))
 
 
 class Wrapping(Net):
@@ -344,6 +372,98 @@ def test_a_module_may_ask_where_its_training_stands() -> None:
     net = Asking()
     list(finetune(net, LightningTask(Blobs(), monitor="val_acc"), OWN))
     assert net.seen == [(0, 3), (1, 3), (2, 3)]
+
+
+CALLED = (
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_epoch_end",
+    "on_validation_start",
+    "on_validation_epoch_start",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+    "on_validation_epoch_end",
+    "on_validation_end",
+)
+
+
+class Noting(Net):
+    """Notes its hooks as they are called, and what it knows of its training then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, ...]] = []
+
+
+def _noting(hook: str) -> Any:
+    def note(self: Noting, *given: Any) -> None:
+        numbers = [entry for entry in given if isinstance(entry, int)]
+        self.seen.append((hook, self.current_epoch, self.global_step, self.training, *numbers))
+
+    return note
+
+
+for _hook in CALLED:
+    setattr(Noting, _hook, _noting(_hook))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hooks_are_called_when_a_trainer_calls_them(tmp_path: Path) -> None:
+    ours, theirs = Noting(), Noting()
+    fitted(theirs, tmp_path)
+    list(finetune(ours, LightningTask(InOrder(), monitor="val_acc"), OWN))
+    assert {hook for hook, *_ in ours.seen} == set(CALLED)
+    assert ours.seen == theirs.seen
+    listed = (ROOT / "docs/lightning.md").read_text()
+    assert all(f"`{h}`" in listed or h.startswith("on_validation_") for h in CALLED)
+
+
+def test_a_training_that_goes_on_starts_too() -> None:
+    task = LightningTask(Blobs(), monitor="val_acc")
+    states: list[TrainingState | None] = []
+    list(finetune(Noting(), task, OWN, keep=lambda state: states.append(_copied(state()))))
+    again = Noting()
+    list(finetune(again, task, OWN, start=states[0]))
+    starts = [
+        entry[:2] for entry in again.seen if entry[0].endswith(("train_start", "epoch_start"))
+    ]
+    assert starts[:2] == [("on_train_start", 1), ("on_train_epoch_start", 1)]
+    assert [hook for hook, _ in starts].count("on_train_start") == 1
+
+
+@pytest.mark.parametrize("form", ["steps", "plateau"])
+def test_what_a_sparsifier_trains_beside_follows_one_cycle(form: str) -> None:
+    task = LightningTask(Blobs(), monitor="val_acc")
+
+    def group() -> list[dict[str, Any]]:
+        return [{"params": [nn.Parameter(torch.ones(2))], "lr": 0.3}]
+
+    def rates(running: Optimisation, steps: int) -> list[float]:
+        found = []
+        for _ in range(steps):
+            found.append(running.optimizers[-1].param_groups[-1]["lr"])
+            running.step()
+            running.after_step()
+        return found
+
+    expected = rates(OneCycle(nn.Linear(1, 1), OWN, 18, group()), 18)
+    assert max(expected) == pytest.approx(0.3)
+    running = task.optimisation(configured_by(FORMS[form]), OWN, 18, group())
+    first = rates(running, 6)
+    told = running.state()
+    assert told is not None
+    later = task.optimisation(configured_by(FORMS[form]), OWN, 18, group())
+    later.load_state(told)
+    assert first + rates(later, 12) == expected
+
+
+def test_a_batch_that_is_held_twice_is_moved_once() -> None:
+    batch = next(iter(LightningTask(Blobs(), monitor="val_acc").batches("train", **ONE)))
+    moved = to_batch(batch, torch.device("meta"))
+    assert moved.inputs.device.type == "meta"
+    assert moved.inputs is moved.targets[0]
 
 
 class Transferring(Blobs):
@@ -465,6 +585,52 @@ class Carrying(Blobs):
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any: ...
 
 
+def warming_up(net: Net) -> Any:
+    optimizer = SGD(net.parameters(), lr=1e-2)
+    steps, epochs = net.trainer.estimated_stepping_batches, net.trainer.max_epochs
+    rising = LinearLR(optimizer, 0.1, total_iters=steps // epochs)
+    rest = 1 / (steps - net.trainer.num_training_batches)  # of one epoch: there is none
+    falling = StepLR(optimizer, 1, gamma=1 - rest)
+    schedule = SequentialLR(optimizer, [rising, falling], [steps // epochs])
+    return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def test_a_module_is_checked_with_as_many_steps_as_it_will_have() -> None:
+    study = study_from(configured_by(warming_up), Blobs(), monitor="val_acc")
+    assert study.space.lr == pytest.approx((1e-2 / 3, 3e-2))
+    seen = []
+
+    def noted(net: Net) -> Any:
+        trainer = net.trainer
+        seen.append((trainer.max_epochs, trainer.num_training_batches, trainer.max_steps))
+        return SGD(net.parameters(), lr=1e-2)
+
+    for options in ({"train_epochs": 7}, {"space": Space(epochs=(2, 5))}, {}):
+        study_from(configured_by(noted), Blobs(), monitor="val_acc", **options)
+    assert seen == [(7, 6, 42), (5, 6, 30), (16, 6, 96)]
+
+
+def waiting(monitor: str | None, **more: Any) -> Callable[[], Net]:
+    def form(net: Net) -> Any:
+        optimizer = SGD(net.parameters(), lr=1e-2)
+        scheduler = {"scheduler": ReduceLROnPlateau(optimizer), "monitor": monitor, **more}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    return lambda: configured_by(form)
+
+
+def test_a_plateau_that_need_not_be_logged_is_not_waited_for() -> None:
+    net = waiting("train_loss", strict=False)()
+    study = study_from(net, Blobs(), monitor="val_acc")
+    assert len(list(finetune(net, study.task, replace(OWN, epochs=1)))) == 1
+
+
+def test_a_plateau_that_is_not_logged_stops_a_training() -> None:
+    task = LightningTask(Blobs(), monitor="val_acc")
+    with pytest.raises(AutopruneError, match="but 'train_loss' is not: it logs val_acc, val_loss"):
+        list(finetune(waiting("train_loss")(), task, OWN))
+
+
 def hooked(hook: str) -> Net:
     net: Net = type("Hooked", (Net,), {hook: lambda *_: None})()
     return net
@@ -482,6 +648,14 @@ BAD: dict[str, tuple[Callable[[], Any], Callable[[], Any], dict[str, Any], str]]
         Blobs,
         {},
         "LBFGS evaluates the loss several times",
+    ),
+    "plateau": (waiting("train_loss"), Blobs, {}, "but 'train_loss' is not: it logs val_acc, val_"),
+    "plateau of nothing": (waiting(None), Blobs, {}, "gives it no 'monitor'. Return {'optimizer'"),
+    "one epoch": (
+        lambda: configured_by(warming_up),
+        Blobs,
+        {"train_epochs": 1},
+        "for one of 1 epochs of 6 batches raised ZeroDivisionError",
     ),
     "no optimizer": (lambda: configured_by(lambda _: None), Blobs, {}, "returned no optimizers"),
     "not lightning": (lambda: nn.Linear(8, 3), Blobs, {}, "must be a LightningModule, but is a L"),
@@ -533,8 +707,9 @@ def test_without_lightning_the_extra_is_named() -> None:
         "'find_spec': staticmethod(lambda name, *_: None)}))\n"
         "import autoprune; autoprune.search\n"
         "import importlib.util as util; find = util.find_spec\n"
-        "util.find_spec = lambda name, *a: None if name == 'lightning' else find(name, *a)\n"
-        "assert not {'lightning', 'transformers'} & {n for n, m in sys.modules.items() if m}\n"
+        "packages = 'lightning', 'pytorch_lightning'\n"
+        "util.find_spec = lambda name, *a: None if name in packages else find(name, *a)\n"
+        "assert not {*packages, 'transformers'} & {n for n, m in sys.modules.items() if m}\n"
         "import autoprune.lightning"
     )
     run = subprocess.run(
@@ -542,3 +717,25 @@ def test_without_lightning_the_extra_is_named() -> None:
     )
     assert run.returncode == 1
     assert "Run `pip install 'autoprune[lightning]'`." in run.stderr.splitlines()[-1]
+
+
+def test_the_other_package_of_lightning_will_do(tmp_path: Path) -> None:
+    text = Path(lightnings.__file__).read_text()
+    (tmp_path / "others.py").write_text(text.replace("lightning.pytorch", "pytorch_lightning"))
+    code = (
+        "import sys; sys.modules['lightning'] = None; sys.path.insert(0, '.')\n"
+        "from others import Blobs, Net\n"
+        "from autoprune.lightning import study_from\n"
+        "study = study_from(Net(), Blobs(), monitor='val_acc')\n"
+        "print(study.space.lr, study.task.evaluate(study.build(), 'valid'))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("(0.0033")

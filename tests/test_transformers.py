@@ -186,6 +186,21 @@ def test_decoders_lose_heads_and_widths_and_still_generate(
     assert with_cache.shape == (2, 11)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_types_of_weights_and_how_to_generate_are_kept(dtype: torch.dtype, tmp_path: Path) -> None:
+    dense = llama(use_cache=False).to(dtype).eval()
+    dense.generation_config.max_new_tokens = 3
+    grouping = find_groups(dense, {"input_ids": IDS})
+    one = next(name for name in grouping.channels if "mlp" in name)
+    small: Any = cut(dense, grouping, grouping.all_kept() | {one: (0, 3)})
+    assert not save_pretrained(small, tmp_path)
+    back: Any = from_pretrained(tmp_path)
+    types = {name: parameter.dtype for name, parameter in back.named_parameters()}
+    assert types == {name: parameter.dtype for name, parameter in small.named_parameters()}
+    assert types["model.norm.weight"] == dtype
+    assert back.generate(IDS, do_sample=False, eos_token_id=None).shape == (2, 6 + 3)
+
+
 def test_whole_heads_go_where_positions_are_rotated() -> None:
     grouping = find_groups(llama(use_cache=False), {"input_ids": IDS})
     group = next(g for g in grouping.groups if g.name.endswith("layers.0.self_attn.q_proj"))

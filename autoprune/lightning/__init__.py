@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from autoprune.extras import need_extra
 
-need_extra("lightning")
+need_extra("lightning", "pytorch_lightning")
 
 from autoprune.lightning.study import study_from as study_from  # noqa: E402
 from autoprune.lightning.task import LightningTask as LightningTask  # noqa: E402

@@ -112,7 +112,7 @@ class Heard:
         return self.parts[-1] if self.parts else None
 
     def log(self, name: str, value: Any, *_: Any, **settings: Any) -> None:
-        """Take what `self.log` is given."""
+        """Take what `self.log` is given, which `self.log_dict` calls, too."""
         if is_metric(value):
             self.metrics[name] = value
             return
@@ -124,11 +124,6 @@ class Heard:
         weight = settings.get("batch_size") or self.weight
         self.values.setdefault(name, []).append((tensor, weight))
         self.reductions[name] = settings.get("reduce_fx", "mean")
-
-    def log_dict(self, dictionary: Mapping[str, Any], *_: Any, **settings: Any) -> None:
-        """Take what `self.log_dict` is given; a `MetricCollection` is a mapping, too."""
-        for name, value in dictionary.items():
-            self.log(name, value, **settings)
 
     def results(self) -> dict[str, Tensor]:
         """Return what was logged, over all batches: by weighted mean unless it asked otherwise."""
@@ -155,18 +150,16 @@ def listening(
     With `answers`, so is what it and its children answer. The module is left as it was.
     """
     heard = Heard()
-    own = {
-        name: vars(model)[name] for name in ("log", "log_dict", "_trainer") if name in vars(model)
-    }
+    own = {name: vars(model)[name] for name in ("log", "_trainer") if name in vars(model)}
     hooks = list(_hooks(model, heard)) if answers else []
-    vars(model).update(log=heard.log, log_dict=heard.log_dict, _trainer=stage)
+    vars(model).update(log=heard.log, _trainer=stage)
     try:
         with stage.during("train" if training else "valid"):
             yield heard
     finally:
         for hook in hooks:
             hook.remove()
-        for name in ("log", "log_dict", "_trainer"):
+        for name in ("log", "_trainer"):
             vars(model).pop(name, None)
         vars(model).update(own)
 

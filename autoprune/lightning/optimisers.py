@@ -12,15 +12,14 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, first_line
+from autoprune.lightning.checks import unlogged
 from autoprune.lightning.listening import Heard, Stage, listening
 from autoprune.lightning.metrics import metrics_in, reset
 from autoprune.lightning.spelling import as_it_was, spelled_out
 from autoprune.pruning.plan import FineTune
-from autoprune.training.optimise import Optimisation
+from autoprune.training.optimise import OneCycle, Optimisation
 
-EXTRA_LR = 1e-2
-"""Learning rate of what a sparsifier trains beside the module's weights."""
 FORMS = (
     "an optimizer, ([optimizer], [schedulers]) or "
     "{'optimizer': optimizer, 'lr_scheduler': scheduler}"
@@ -36,10 +35,32 @@ class Schedule:
     frequency: int = 1
     monitor: str | None = None
     """What a scheduler that waits for a plateau watches."""
+    strict: bool = True
+    """Whether it has to be logged."""
 
     def due(self, count: int, interval: str) -> bool:
         """Return whether it is stepped after so many epochs, or steps of an epoch."""
         return self.interval == interval and count % self.frequency == 0
+
+    def check(self, logged: Mapping[str, Any]) -> None:
+        """Raise `AutopruneError` if it waits for a metric that is not logged."""
+        waits = isinstance(self.scheduler, ReduceLROnPlateau)
+        if waits and self.monitor is None:
+            raise AutopruneError(
+                "ReduceLROnPlateau must be told what to watch, but `configure_optimizers` gives it "
+                "no 'monitor'. Return {'optimizer': ..., 'lr_scheduler': ..., 'monitor': ...}."
+            )
+        if waits and self.strict and self.monitor not in logged:
+            raise unlogged(str(self.monitor), logged)
+
+    def step(self, logged: Mapping[str, Any]) -> None:
+        """Step it by what was logged in the last validation, if there was one."""
+        if not isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step()
+        elif logged:
+            self.check(logged)
+            if self.monitor is not None and self.monitor in logged:
+                self.scheduler.step(logged[self.monitor])
 
 
 def configured(module: Any, stage: Stage) -> tuple[torch.optim.Optimizer, tuple[Schedule, ...]]:
@@ -48,12 +69,20 @@ def configured(module: Any, stage: Stage) -> tuple[torch.optim.Optimizer, tuple[
     Raises
     ------
     AutopruneError
-        If it has several optimisers or none, or one that wants a closure.
+        If it has several optimisers or none, or one that wants a closure, or cannot be called.
     """
-    with listening(module, stage, training=True):
-        found = module.configure_optimizers()
-    optimizers, schedules = _parts(found)
     name = f"`configure_optimizers` of {type(module).__name__}"
+    try:
+        with listening(module, stage, training=True):
+            found = module.configure_optimizers()
+    except AutopruneError:
+        raise
+    except Exception as error:
+        raise AutopruneError(
+            f"{name} must work for any training, but for one of {stage.max_epochs} epochs of "
+            f"{stage.num_training_batches} batches raised {first_line(error)}."
+        ) from error
+    optimizers, schedules = _parts(found)
     if len(optimizers) != 1:
         raise AutopruneError(
             f"{name} must return {FORMS}, but returned {len(optimizers) or 'no'} optimizers. "
@@ -107,6 +136,7 @@ def _schedule(given: Any, monitor: str | None) -> Schedule:
         interval=given.get("interval", "epoch"),
         frequency=given.get("frequency", 1),
         monitor=given.get("monitor", monitor),
+        strict=given.get("strict", True),
     )
 
 
@@ -120,6 +150,7 @@ class OwnOptimisation(Optimisation):
     """A module's own optimiser and schedules, all learning rates times one factor.
 
     The factor makes its peak the plan's `lr`. Weight decay and the schedules' shape are its own.
+    What a sparsifier trains beside the module is trained by one cycle, as in any other training.
     """
 
     def __init__(
@@ -134,14 +165,13 @@ class OwnOptimisation(Optimisation):
         self._optimizer, self._schedules = configured(module, stage)
         stage.optimizers = [self._optimizer]
         self._factor = settings.lr / (configured_rate(self._optimizer) or settings.lr)
-        self._in_epoch = False
-        self._own = [self._optimizer]
-        if extra:
-            self._own.append(torch.optim.AdamW(extra, lr=EXTRA_LR))
+        self._begun = self._in_epoch = False
+        steps = stage.estimated_stepping_batches
+        self._extra = OneCycle(nn.Module(), settings, steps, extra) if extra else None
 
     @property
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
-        return self._own
+        return (self._optimizer, *(self._extra.optimizers if self._extra else ()))
 
     @property
     def lr(self) -> float:
@@ -157,8 +187,9 @@ class OwnOptimisation(Optimisation):
         self._stage.current_epoch = epoch - 1
         self._stage.global_step = (epoch - 1) * self._stage.num_training_batches
         with self._heard():
-            if epoch == 1:
+            if not self._begun:  # one that goes on after a crash starts, too
                 self._module.on_train_start()
+            self._begun = True
             self._module.on_train_epoch_start()
 
     def step(self) -> None:
@@ -171,11 +202,15 @@ class OwnOptimisation(Optimisation):
     def after_step(self) -> None:
         number = self._stage.global_step % self._stage.num_training_batches
         self._stage.global_step += 1
+        if self._extra:
+            self._extra.after_step()
         self._advance("step", number + 1)
 
     def after_epoch(self, valid: float) -> None:
+        self._module.train()  # an epoch ends in training, though it was scored before
         with self._heard():
             self._module.on_train_epoch_end()
+        self._module.eval()
         reset(metrics_in(self._module))
         self._in_epoch = False
         self._advance("epoch", self._stage.current_epoch + 1)
@@ -199,9 +234,10 @@ class OwnOptimisation(Optimisation):
         told = {
             "schedules": [schedule.scheduler.state_dict() for schedule in self._schedules],
             "groups": [
-                [{n: v for n, v in group.items() if n != "params"} for group in each.param_groups]
-                for each in self._own
+                {name: value for name, value in group.items() if name != "params"}
+                for group in self._optimizer.param_groups
             ],
+            "extra": self._extra and self._extra.state(),
         }
         return spelled_out(told)
 
@@ -209,9 +245,10 @@ class OwnOptimisation(Optimisation):
         found = as_it_was(state)
         for schedule, told in zip(self._schedules, found["schedules"], strict=True):
             schedule.scheduler.load_state_dict(told)
-        for each, groups in zip(self._own, found["groups"], strict=True):
-            for group, told in zip(each.param_groups, groups, strict=True):
-                group |= told
+        for group, told in zip(self._optimizer.param_groups, found["groups"], strict=True):
+            group |= told
+        if self._extra:
+            self._extra.load_state(found["extra"])
 
     @contextmanager
     def _heard(self) -> Iterator[Heard]:
@@ -232,9 +269,5 @@ class OwnOptimisation(Optimisation):
 
     def _advance(self, interval: str, count: int) -> None:
         for schedule in self._schedules:
-            if not schedule.due(count, interval):
-                continue
-            if not isinstance(schedule.scheduler, ReduceLROnPlateau):
-                schedule.scheduler.step()
-            elif schedule.monitor in self._stage.callback_metrics:
-                schedule.scheduler.step(self._stage.callback_metrics[schedule.monitor])
+            if schedule.due(count, interval):
+                schedule.step(self._stage.callback_metrics)

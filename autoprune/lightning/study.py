@@ -18,6 +18,7 @@ from autoprune.pruning.plan import FineTune
 from autoprune.searching.space import Space
 from autoprune.study import PruningStudy
 
+EPOCHS = (4, 16)
 NEAR = 3.0
 """By default learning rates within this factor of the module's own are searched."""
 
@@ -77,13 +78,15 @@ def study_from(
     task = LightningTask(datamodule, monitor=monitor, mode=mode, inputs=inputs, distance=distance)
     if example is None:
         example = _example(built, task)
+    most = (space or Space(epochs=EPOCHS)).epochs
+    epochs = train_epochs or (most if isinstance(most, int) else max(most))
     with torch.random.fork_rng(devices=[]):
-        rate = configured_rate(task.check(copy.deepcopy(built)))
+        rate = configured_rate(task.check(copy.deepcopy(built), epochs=epochs))
     if rate <= 0:
         raise AutopruneError(f"The optimizer's learning rate must be above 0, but is {rate:g}.")
     if train_epochs is not None:
         settings["train"] = FineTune(epochs=train_epochs, lr=rate)
-    near = Space(epochs=(4, 16), lr=(rate / NEAR, rate * NEAR), weight_decay=0.0, dropout=None)
+    near = Space(epochs=EPOCHS, lr=(rate / NEAR, rate * NEAR), weight_decay=0.0, dropout=None)
     return PruningStudy(
         name=name or type(built).__name__.lower(),
         model=module,

@@ -104,7 +104,7 @@ class LightningTask:
             for name, loader in LOADERS.items()
             if name != "test" or is_own(datamodule, base, loader)
         }
-        _, target = unpacked_or_none(self._first("train")) if inputs is None else (None, None)
+        target = _target(self._first("train"))
         whole = isinstance(target, Tensor) and not target.is_floating_point()
         self._softened = distance == "softened" or (distance == "auto" and whole)
 
@@ -231,35 +231,49 @@ class LightningTask:
         self, model: nn.Module, settings: FineTune, steps: int, extra: Sequence[dict[str, Any]]
     ) -> Optimisation:
         """Return the module's own optimiser and schedules; see `OwnOptimisation`."""
-        self._stage = Stage(
-            datamodule=self._datamodule,
-            max_epochs=settings.epochs,
-            num_training_batches=steps // max(settings.epochs, 1),
-            estimated_stepping_batches=steps,
-        )
+        self._stage = self._stage_of(settings.epochs, steps // max(settings.epochs, 1))
         self._running = OwnOptimisation(model, settings, extra, self._stage)
         return self._running
 
-    def check(self, module: nn.Module) -> torch.optim.Optimizer:
+    def check(self, module: nn.Module, *, epochs: int = 1) -> torch.optim.Optimizer:
         """Return a module's optimiser, as a sign that it can be trained and scored.
+
+        Parameters
+        ----------
+        epochs
+            How many the optimiser and its schedules are made for.
 
         Raises
         ------
         AutopruneError
-            If it logs no such metric, returns no loss, or has not one optimiser.
+            If it logs no such metric, returns no loss, or has not one optimiser; or if a scheduler
+            waits for a metric that is not logged.
         """
         if self.metric not in (found := self.logged(module, "valid", most=1)):
             raise unlogged(self.metric, found)
-        self.step(module.train(), next(iter(self.batches("train", batch_size=1, seed=0))))
-        return configured(module, Stage(datamodule=self._datamodule))[0]
+        batches = self.batches("train", batch_size=1, seed=0)
+        self.step(module.train(), next(iter(batches)))
+        optimizer, schedules = configured(module, self._stage_of(epochs, len(batches)))
+        for schedule in schedules:
+            schedule.check(found)
+        return optimizer
+
+    def _stage_of(self, epochs: int, batches: int) -> Stage:
+        """Return where a training stands that is to take so many epochs of so many batches."""
+        return Stage(
+            datamodule=self._datamodule,
+            max_epochs=epochs,
+            num_training_batches=batches,
+            estimated_stepping_batches=epochs * batches,
+        )
 
 
-def unpacked_or_none(item: Any) -> tuple[Any, Any]:
-    """Return inputs and targets of a batch; None for one whose parts cannot be told."""
+def _target(item: Any) -> Any:
+    """Return the targets of a batch; None for one of which only `inputs` knows the parts."""
     try:
-        return unpacked(item)
+        return unpacked(item)[1]
     except AutopruneError:
-        return None, None
+        return None
 
 
 def _validate(module: Any, item: Any, number: int, heard: Heard) -> None:

@@ -30,6 +30,7 @@ from autoprune.pruning.forward import (
     shared_names,
     tensors_of,
 )
+from autoprune.pruning.group_rules import ASKS, Tie
 from autoprune.pruning.groups import (
     BLOCK,
     Activation,
@@ -42,7 +43,7 @@ from autoprune.pruning.groups import (
     Slice,
 )
 from autoprune.pruning.labels import Leaf, Ledger, compress, varying
-from autoprune.pruning.layers import ASKS, SELECTED, Tie, may_select, rule_of, selects
+from autoprune.pruning.layers import SELECTED, may_select, rule_of, selects
 from autoprune.pruning.proof import droppable, prove
 from autoprune.pruning.rules import Extent as AtomExtent
 

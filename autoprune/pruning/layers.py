@@ -1,16 +1,12 @@
-"""What a module's own code asks of its tensors: which must keep step, and which sizes it stores.
+"""The rules of torch's own layers and of any that store sizes, and layers that a cut makes.
 
-Following the operations finds which channels depend on each other. Some modules ask for more: all
-layers of an `nn.LSTM` have one hidden size, an attention module counts its heads. A rule says so,
-and sets the module's attributes from the shapes of its tensors after a cut. Add your own with
-`@group_rule(MyModule)`.
+Rules are looked up here: whoever asks for one has them all, Hugging Face's too.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,88 +16,19 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+import autoprune.pruning.huggingface  # noqa: F401  # registers its rules
 from autoprune.errors import AutopruneError
+from autoprune.pruning.group_rules import GROUP_RULES as GROUP_RULES
+from autoprune.pruning.group_rules import GroupRule, Stay, Tie, group_rule
 
 SELECTED = "selected"
 """Buffer of a layer that picks its own inputs: which of the entries it is given it reads."""
 
 
-ASKS = "autoprune_asks"
-"""Attribute of a module that may hold more `Tie`s and `Stay`s than its class's rule asks for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tie:
-    """Entries of a module's tensors that can only go together.
-
-    Entry ``i`` of every one of `places`, a tensor's name in the module and a dimension, goes with
-    entry ``i`` of the others; with `block`, so do each `block` entries in a row.
-    """
-
-    places: tuple[tuple[str, int], ...]
-    block: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stay:
-    """Entries along a dimension of a module's tensor that must stay, and why."""
-
-    tensor: str
-    dim: int
-    reason: str
-
-
-class GroupRule:
-    """What a kind of module asks for. Subclass it and register it with `@group_rule`.
-
-    Examples
-    --------
-    >>> class Twins(nn.Module):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.left, self.right = nn.Linear(4, 8), nn.Linear(4, 8)
-    ...         self.width = 8
-    >>> @group_rule(Twins)
-    ... class TwinsRule(GroupRule):
-    ...     def asks(self, module):
-    ...         yield Tie(places=(("left.weight", 0), ("right.weight", 0)))
-    ...     def fit(self, module):
-    ...         module.width = module.left.weight.shape[0]
-    >>> del GROUP_RULES[Twins]
-    """
-
-    def asks(self, module: Any) -> Iterator[Tie | Stay]:
-        """Yield what must go together or stay, beyond what the operations show."""
-        yield from ()
-
-    def fit(self, module: Any) -> None:
-        """Make the module's attributes agree with the shapes of its tensors, in place.
-
-        Modules are fitted before their children: a child's attributes still say what was.
-        """
-
-
-GROUP_RULES: dict[type[nn.Module], GroupRule] = {}
-
-
-def group_rule(kind: type[nn.Module]) -> Callable[[type[GroupRule]], type[GroupRule]]:
-    """Register a rule for `kind` and its subclasses; the nearest class's rule counts."""
-
-    def register(rule: type[GroupRule]) -> type[GroupRule]:
-        GROUP_RULES[kind] = rule()
-        return rule
-
-    return register
-
-
-NAMED_RULES: dict[str, GroupRule] = {}
-"""Rules for classes of packages that autoprune does not import, by module and name."""
-
-
 def rule_of(module: nn.Module) -> GroupRule:
     """Return the rule for a module; one that asks for nothing, if there is none."""
     for kind in type(module).__mro__:
-        found = GROUP_RULES.get(kind) or NAMED_RULES.get(f"{kind.__module__}.{kind.__qualname__}")
+        found = GROUP_RULES.get(kind) or GROUP_RULES.get(f"{kind.__module__}.{kind.__qualname__}")
         if found is not None:
             return found
     return _STORED_SIZES
@@ -309,26 +236,6 @@ class StoredSizesRule(GroupRule):
 
 
 _STORED_SIZES = StoredSizesRule()
-
-
-class TransposedLinearRule(GroupRule):
-    """Hugging Face's `Conv1D`: a linear layer whose weight is [inputs, outputs]."""
-
-    def fit(self, module: Any) -> None:
-        module.nx, module.nf = module.weight.shape
-
-
-class JoinedHeadsRule(GroupRule):
-    """GPT-2's attention: one layer makes queries, keys and values, which are split by size."""
-
-    def fit(self, module: Any) -> None:
-        if not module.is_cross_attention:
-            module.split_size = module.c_attn.weight.shape[1] // 3
-            module.num_heads = module.split_size // module.head_dim
-
-
-NAMED_RULES["transformers.pytorch_utils.Conv1D"] = TransposedLinearRule()
-NAMED_RULES["transformers.models.gpt2.modeling_gpt2.GPT2Attention"] = JoinedHeadsRule()
 
 
 class TrimmedAttention(nn.MultiheadAttention):

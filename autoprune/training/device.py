@@ -42,8 +42,15 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Move every tensor of a nest to `device`."""
-    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
+    """Move every tensor of a nest to `device`; one that is in it twice is moved once."""
+    there: dict[int, torch.Tensor] = {}
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in there:
+            there[id(tensor)] = tensor.to(device, non_blocking=True)
+        return there[id(tensor)]
+
+    return map_tensors(moved, value)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:

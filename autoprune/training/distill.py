@@ -68,8 +68,5 @@ def to_batch(batch: Batch, device: torch.device) -> Batch:
     """Move a batch to `device`; its index stays where it is."""
     if device.type == "cpu":
         return batch
-    return Batch(
-        inputs=to_device(batch.inputs, device),
-        targets=to_device(batch.targets, device),
-        index=batch.index,
-    )
+    inputs, targets = to_device((batch.inputs, batch.targets), device)
+    return Batch(inputs=inputs, targets=targets, index=batch.index)

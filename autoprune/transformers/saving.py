@@ -21,6 +21,7 @@ from autoprune.transformers.study import config_of
 KEY = "autoprune"
 """Entry of ``config.json`` of a model whose shapes the config cannot say."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+GENERATION = "generation_config.json"
 WHOLE = "1000GB"
 
 
@@ -90,7 +91,8 @@ def from_pretrained(folder: str | Path, *, model_class: type[nn.Module] | None =
     Returns
     -------
     nn.Module
-        A model of its class, in evaluation mode; its layers are as small as the weights are.
+        A model of its class, in evaluation mode; its layers are as small as the weights are, and of
+        their types. It generates by what ``generation_config.json`` says, if that is there.
 
     Raises
     ------
@@ -109,6 +111,9 @@ def from_pretrained(folder: str | Path, *, model_class: type[nn.Module] | None =
         config = kind.config_class.from_pretrained(folder, local_files_only=True)
         with torch.random.fork_rng(devices=[]):
             dense = kind(config)
+        if (folder / GENERATION).is_file():
+            read = type(dense.generation_config).from_pretrained
+            dense.generation_config = read(folder, local_files_only=True)
     except Exception as error:
         raise AutopruneError(
             f"{folder / CONFIG} must be a config of {kind.__name__}, but building a model of it "
@@ -122,6 +127,9 @@ def from_pretrained(folder: str | Path, *, model_class: type[nn.Module] | None =
             state[further] = state[first]
         elif first not in state and further in state:
             state[first] = state[further]
+    for name, tensor in (*dense.named_parameters(), *dense.named_buffers()):
+        if name in state:
+            tensor.data = tensor.data.to(state[name].dtype)
     small = load_state(dense, state, dropped=tuple(map(str, dropped))).eval()
     assert count_params(small) <= count_params(dense)
     return small

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.forward import map_tensors
+from autoprune.pruning.group_rules import ASKS, Stay, Tie
 from autoprune.pruning.groups import ChannelGroup
-from autoprune.pruning.layers import ASKS, SELECTED, Stay, Tie
+from autoprune.pruning.layers import SELECTED
 from autoprune.pruning.plan import FineTune
 from autoprune.searching.space import Space
 from autoprune.study import PruningStudy

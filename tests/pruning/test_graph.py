@@ -1,8 +1,11 @@
 import json
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from helpers import write_study
 from nets import NETS, build, grouped, same_state
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -10,8 +13,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from autoprune.errors import AutopruneError
 from autoprune.pruning.follow import follow
 from autoprune.pruning.graph import find_groups
+from autoprune.pruning.group_rules import GROUP_RULES, GroupRule, Tie, group_rule
 from autoprune.pruning.groups import from_json, to_json
+from autoprune.pruning.layers import rule_of
 from autoprune.pruning.rules import MEETS_FIXED
+from autoprune.study import StudySource, load_study, source_of
 
 WIDTHS = {
     "mlp": {"0": 12, "2": 8},
@@ -285,3 +291,34 @@ def test_what_a_model_keeps_of_an_earlier_run_says_nothing_in_a_later_one() -> N
 def test_channels_that_a_pixel_shuffle_spreads_over_space_go_together() -> None:
     model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.PixelShuffle(2), nn.Conv2d(4, 8, 1), nn.ReLU())
     assert find_groups(model, torch.randn(2, 3, 4, 4)).channels == {"0": 4}
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 8), nn.Linear(4, 8)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.left(x), self.right(x)], 1))
+
+
+class PairRule(GroupRule):
+    def asks(self, module: Any) -> Any:
+        yield Tie(places=(("left.weight", 0), ("right.weight", 0)))
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_class_that_is_named_has_its_rule_here_and_in_workers(tmp_path: Path) -> None:
+    class OfPair(Pair): ...
+
+    assert set(find_groups(OfPair(), torch.randn(2, 4)).channels) == {"left", "right"}
+    name = f"{Pair.__module__}.{Pair.__qualname__}"
+    group_rule(name)(PairRule)
+    assert find_groups(OfPair(), torch.randn(2, 4)).channels == {"left": 8}
+    source = source_of(load_study(write_study(tmp_path / "study.py")))
+    del GROUP_RULES[name]
+    assert isinstance(source, StudySource)
+    assert not isinstance(rule_of(Pair()), PairRule)
+    source.load()
+    assert type(rule_of(Pair())).__name__ == "PairRule"
