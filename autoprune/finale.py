@@ -29,7 +29,7 @@ from autoprune.results.figures import (
     proxy_picture,
 )
 from autoprune.results.importances import importances
-from autoprune.results.notes import aliases_of, front_note, model_line
+from autoprune.results.notes import front_note, model_line
 from autoprune.results.provenance import versions
 from autoprune.results.records import FrontModel, Overview
 from autoprune.results.result import FORMAT, Model, SearchResult, open_result
@@ -201,7 +201,7 @@ class Finale:
         dense = {"test": result.dense.test, "final_latency_ms": result.dense.latency_ms}
         return Overview(
             note=front_note(result, chosen, trials=trials, register=register),
-            aliases={alias: trials[name] for alias, name in aliases_of(chosen).items()},
+            aliases={what: trials[m.name] for what, m in chosen.by_name.items() if m is not None},
             dense={name: value for name, value in dense.items() if value is not None},
             register=register,
         )

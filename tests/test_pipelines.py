@@ -17,7 +17,9 @@ from helpers import UNTRACKED, Here, environment, leave_out_programs, write_stud
 
 import autoprune
 from autoprune import AutopruneError, SearchResult
+from autoprune.results import checking
 from autoprune.results.checking import check, remember
+from autoprune.results.result import open_result
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -224,7 +226,11 @@ def test_last_weeks_model_is_remembered_and_compared_with(tmp_path: Path, here: 
     assert run.returncode == 0
     # A loss that is allowed is no new standard: many small ones would add up.
     assert (tmp_path / "knee.json").read_bytes() == kept
-    run = here("check", "larger", "--against", "knee.json", "--max-growth", "10", cwd=tmp_path)
+    limit = ("--against", "knee.json", "--max-growth")
+    run = here("check", "larger", *limit, "30", "--update", cwd=tmp_path)
+    assert run.returncode == 0
+    assert (tmp_path / "knee.json").read_bytes() == kept  # nor is a growth that is allowed
+    run = here("check", "larger", *limit, "10", cwd=tmp_path)
     assert run.returncode == 1
     assert "has 10,800 parameters, and had 9,000: 20.0 % more, of 10 allowed." in run.stdout
     run = here("check", "larger", "--against", "monday", "--json", cwd=tmp_path)
@@ -242,6 +248,42 @@ def test_a_better_model_is_the_new_standard(tmp_path: Path, here: Here) -> None:
         "(+0.40 points).\n"
     )
     assert json.loads((tmp_path / "knee.json").read_text())["model"]["valid"] == 0.97
+
+
+def test_where_size_has_no_limit_the_score_alone_sets_the_standard(tmp_path: Path) -> None:
+    file = tmp_path / "knee.json"
+    remember(front(tmp_path / "out"), file)
+    larger = front(tmp_path / "larger", LARGER)
+    assert check(larger, against=file).sets_standard
+    assert not check(larger, against=file, max_growth=30).sets_standard
+    assert not check(front(tmp_path / "worse", WORSE), against=file, max_loss=1).sets_standard
+
+
+def test_a_search_is_read_once_for_check_and_update(
+    tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(out: Path) -> SearchResult:
+        read.append(out)
+        return open_result(out)
+
+    remember(front(tmp_path / "worse", WORSE), tmp_path / "knee.json")
+    out = front(tmp_path / "new")
+    monkeypatch.setattr(checking, "open_result", counted)
+    run = here("check", out, "--against", tmp_path / "knee.json", "--update", cwd=tmp_path)
+    assert (run.returncode, read) == (0, [out])
+    assert json.loads((tmp_path / "knee.json").read_text())["model"]["valid"] == 0.97
+
+
+def test_a_score_that_is_the_same_is_no_loss_of_minus_nothing(tmp_path: Path, here: Here) -> None:
+    kind: dict[str, Any] = {"metric": "loss", "higher_is_better": False, "dense": (10_000, 2.0)}
+    for name, lost in (("one", 0.0), ("other", 1e-12)):
+        front(tmp_path / name, {"t1": (100, 3.0), "t2": (900, 2.0 + lost)}, **kind)
+    for name in ("one", "other"):
+        run = here("check", name, "--against", "one", cwd=tmp_path)
+        assert "(+0.0 %), loss 2.0000 (+0.00 points)" in run.stdout
+    assert "-0.0" not in json.dumps(check(tmp_path / "one", against=tmp_path / "one").to_json())
 
 
 def test_lower_may_be_better(tmp_path: Path) -> None:
@@ -263,6 +305,7 @@ BAD = {
     "another metric": (["--against", "f1"], "must have the same metric to be compared"),
     "another choice": (["--against", "knee.json", "--choose", "best"], "must have the same choice"),
     "not ours": (["--against", "other.json"], "must be what `autoprune check --update` wrote"),
+    "no model": (["--against", "list.json"], "must be what `autoprune check --update` wrote"),
     "folder": (["--against", "f1", "--update"], "must come with a file, but --against is a folder"),
     "negative": (["--against", "knee.json", "--max-loss", "-1"], "must be at least 0, but is -1"),
 }
@@ -276,7 +319,10 @@ def test_what_cannot_be_compared_is_one_line_and_exit_code_2(
     remember(front(tmp_path / "out"), tmp_path / "knee.json")
     front(tmp_path / "f1", metric="f1")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "other.json").write_text('{"format": 1, "model": {"params": "many"}}')
+    told = json.loads((tmp_path / "knee.json").read_text())
+    odd = told | {"model": told["model"] | {"params": "many"}}
+    (tmp_path / "other.json").write_text(json.dumps(odd))
+    (tmp_path / "list.json").write_text(json.dumps(told | {"model": [1]}))
     run = here("check", "out", *options, cwd=tmp_path)
     assert run.returncode == 2
     assert message in run.stderr

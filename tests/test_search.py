@@ -31,7 +31,6 @@ from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.plan import FineTune, Plan
 from autoprune.results.choosing import worth_a_look
-from autoprune.results.notes import aliases_of
 from autoprune.results.report.page import write_report
 from autoprune.results.report.trials import read_trials
 from autoprune.results.result import Model, SearchResult, open_result
@@ -454,8 +453,9 @@ def test_the_description_leads_to_the_models_worth_a_look(found: Found, recorded
     (parent,) = recorded.parents
     note = parent.data.tags["mlflow.note.content"]
     chosen = worth_a_look(found.result.front, dense=found.result.dense)
-    for alias, name in aliases_of(chosen).items():
-        model = next(m for m in found.result.front if m.name == name)
+    for alias, model in chosen.by_name.items():
+        assert model is not None
+        name = model.name
         trial = parent.data.tags[f"worth.{alias}"]
         run = recorded.children[trial]
         assert trial.removesuffix("-final") == name

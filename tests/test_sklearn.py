@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 import torch
 from helpers import environment
+from joblib import parallel_config
 from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
@@ -31,15 +32,18 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
+from autoprune import run
 from autoprune.errors import AutopruneError
 from autoprune.results.result import Model, SearchResult
 from autoprune.sklearn import PrunedClassifier, PrunedRegressor
 from autoprune.sklearn.data import Data, split
-from autoprune.sklearn.fitting import choice
-from autoprune.sklearn.networks import answers
+from autoprune.sklearn.estimators import _workers
+from autoprune.sklearn.fitting import choice, task_of
+from autoprune.sklearn.networks import Moments, Network, answers
 from autoprune.sklearn.saving import ABOUT, OnnxNetwork
 from autoprune.sklearn.skorched import module_of
-from autoprune.sklearn.tasks import RegressionTask
+from autoprune.sklearn.tasks import RegressionTask, WeightedTask
+from autoprune.training.supervised import SupervisedTask
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -266,13 +270,21 @@ def test_a_wrong_number_of_features_is_refused(fitted: PrunedClassifier, cancer:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"select": "largest"}, "'select' parameter .* 'smallest', 'knee', 'best'. Got 'largest'"),
-        ({"budget": 0}, "'budget' parameter .* an int of at least 1. Got 0"),
+        ({"select": "largest"}, "'select' parameter .* a str among .*'knee'.* Got 'largest'"),
+        ({"budget": 0}, r"'budget' parameter .* an int in the range \[1, inf\). Got 0"),
         ({"budget": 2.5}, "'budget' parameter"),
         ({"max_loss": -1}, "'max_loss' parameter"),
         ({"scoring": "acuracy"}, "'scoring' parameter"),
         ({"validation_fraction": 1.0}, "'validation_fraction' parameter"),
+        ({"scoring": len}, "'scoring' parameter"),
         ({"n_jobs": 0}, "'n_jobs' parameter"),
+        ({"epochs": 0}, "'epochs' parameter"),
+        ({"epochs": "4"}, "'epochs' parameter"),
+        ({"epochs": (4, 2)}, "'epochs' parameter .* 1 <= fewest < most. Got \\(4, 2\\)"),
+        ({"epochs": (0, 2)}, "'epochs' parameter .* 1 <= fewest"),
+        ({"epochs": [1, 2, 3]}, "'epochs' parameter .* \\(fewest, most\\)"),
+        ({"epochs": (1.5, 2)}, "'epochs' parameter"),
+        ({"module_params": "width"}, "'module_params' parameter"),
         ({"dense_epochs": -1}, "'dense_epochs' parameter"),
         ({"search_params": {"out": "x"}}, "'search_params' parameter .* without 'budget'"),
         ({"study_params": {"seed": 1}}, "'study_params' parameter"),
@@ -284,6 +296,24 @@ def test_bad_parameters_are_refused(parameters: dict[str, Any], message: str) ->
     X = np.random.default_rng(0).normal(size=(20, 3))
     with pytest.raises(ValueError, match=message):
         PrunedClassifier(**(QUICK | parameters)).fit(X, np.arange(20) % 2)
+
+
+def test_whole_numbers_may_be_numpys_as_a_grid_has_them(cancer: Arrays) -> None:
+    X, y = cancer
+    plain = QUICK | {"dense_epochs": 20, "epochs": (2, 4), "final_epochs": 1}
+    low, high = np.array(plain["epochs"])
+    numbers = {name: np.int64(plain[name]) for name in ("budget", "dense_epochs", "final_epochs")}
+    expected = PrunedClassifier(**plain).fit(X, y)
+    found = PrunedClassifier(**(plain | numbers), n_jobs=np.int64(1)).set_params(epochs=[low, high])
+    assert (found.fit(X, y).predict_proba(X) == expected.predict_proba(X)).all()
+    fixed = PrunedClassifier(**(plain | {"epochs": high})).fit(X, y)
+    assert {t.user_attrs["epochs"] for t in fixed.study_.trials} == {4}
+
+
+def test_jobs_are_counted_as_joblib_does() -> None:
+    assert [_workers(jobs) for jobs in (None, 1, np.int64(3))] == [0, 0, 3]
+    with parallel_config(n_jobs=2):
+        assert [_workers(jobs) for jobs in (None, 1)] == [2, 0]
 
 
 @pytest.mark.parametrize("counts", [(1, 9), (2, 2), (1, 1, 3), (40, 3)])
@@ -319,6 +349,104 @@ def test_a_fit_follows_the_weights(kind: Any) -> None:
         assert abs(model.predict(X).mean() - heavy) < 0.3
         if kind is PrunedClassifier:
             assert model.dense_score_ > 0.7
+
+
+REPEATS = np.array([3, 1, 1, 2, 1, 4])
+"""A weight of 3 is as good as the same sample three times."""
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce_with_logits", "mse"])
+def test_a_weight_counts_in_loss_distillation_and_score_as_the_sample_repeated_does(
+    kind: str,
+) -> None:
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(size=(6, 3)).astype(np.float32)
+    targets, scoring, width = np.array([0, 1, 1, 0, 1, 0]), "neg_log_loss", 1
+    scale = 1.0
+    if kind == "cross_entropy":
+        width = 2
+    elif kind == "mse":
+        targets, scoring, scale = rng.normal(size=6).astype(np.float32), "r2", 2.5
+    weights = (REPEATS / REPEATS.mean()).astype(np.float32)
+    weighed = (inputs, targets, weights)
+    repeated = inputs.repeat(REPEATS, 0), targets.repeat(REPEATS, 0)
+    task = WeightedTask(train=weighed, valid=weighed, loss=kind, scoring=scoring, scale=scale)
+    if kind == "mse":
+        plain: SupervisedTask = RegressionTask(train=repeated, valid=repeated, scale=[scale])
+    else:
+        plain = SupervisedTask(train=repeated, valid=repeated, loss=kind, scorer=scoring)
+    torch.manual_seed(0)
+    student, teacher = nn.Linear(3, width), nn.Linear(3, width)
+    if width == 1:
+        student, teacher = (nn.Sequential(net, nn.Flatten(0)) for net in (student, teacher))
+    found = _learnt(task, student, teacher, len(inputs))
+    expected = _learnt(plain, student, teacher, REPEATS.sum())
+    assert found == pytest.approx(expected, rel=1e-5)
+    flat = SupervisedTask(train=weighed[:2], valid=weighed[:2], loss=kind, scorer=scoring)
+    unweighted = _learnt(flat, student, teacher, len(inputs))
+    assert all(a != pytest.approx(b, rel=0.01) for a, b in zip(found, unweighted, strict=True))
+
+
+def _learnt(
+    task: SupervisedTask, student: nn.Module, teacher: nn.Module, samples: int
+) -> tuple[float, ...]:
+    """Return loss, distance from the teacher and score over one batch of all samples."""
+    (batch,) = task.batches("train", batch_size=int(samples), seed=0)
+    loss, outputs = task.step(student, batch)
+    _, wanted = task.step(teacher, batch)
+    return loss.item(), task.distance(outputs, wanted, 2.0).item(), task.evaluate(student, "valid")
+
+
+def test_weighted_moments_are_those_of_repeated_samples() -> None:
+    columns = np.random.default_rng(0).normal([3.0, -20.0], [0.1, 50.0], size=(6, 2))
+    columns = np.column_stack([columns, np.full(6, 7.0)])
+    found = Moments.of(columns, REPEATS / 4)
+    expected = Moments.of(columns.repeat(REPEATS, 0))
+    assert found.mean == pytest.approx(expected.mean)
+    assert found.scale == pytest.approx(expected.scale)
+    assert not np.allclose(found.mean, Moments.of(columns).mean)
+    assert found.scale[2] == 1
+
+
+def test_only_the_weights_ratios_count() -> None:
+    """Powers of two, which change no digit; the mean over the training samples is 1."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(12, 3)).astype(np.float32)
+    targets, weights = rng.integers(2, size=12), rng.uniform(1, 3, 12).astype(np.float32)
+    network = Network(build=lambda: nn.Linear(3, 2), trained=False)
+    model = network.build()
+    found = []
+    for unit in (1, 64):
+        data = Data(inputs=inputs, targets=targets, classes=2, weights=unit * weights)
+        train, valid = data.part(np.arange(8)), data.part(np.arange(8, 12))
+        task = task_of(network, train, valid, scoring=None)
+        found.append(_learnt(task, model, network.build().requires_grad_(False), 8)[0])
+        (batch,) = task.batches("train", batch_size=8, seed=None)
+        assert batch.targets[1].mean().item() == pytest.approx(1)
+        (batch,) = task.batches("valid", batch_size=4, seed=None)
+        assert batch.targets[1].mean().item() == pytest.approx(
+            weights[8:].mean() / weights[:8].mean()
+        )
+    assert found[0] == found[1]
+
+
+def test_a_scorer_that_takes_no_weights_is_refused_with_them(
+    cancer: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "search", None)  # before anything is trained
+    model = PrunedRegressor(**QUICK, scoring="neg_max_error")
+    with pytest.raises(ValueError, match=r"'scoring' parameter .* takes sample weights"):
+        model.fit(*cancer, sample_weight=1 + np.arange(200))
+
+
+@pytest.mark.long
+def test_worker_processes_learn_by_weights_too(cancer: Arrays) -> None:
+    X, y = cancer
+    weights = np.arange(200) % 4 + 1
+    alone = PrunedClassifier(**QUICK).fit(X, y, sample_weight=weights)
+    model = PrunedClassifier(**QUICK, n_jobs=2).fit(X, y, sample_weight=weights)
+    assert model.dense_score_ == pytest.approx(alone.dense_score_)
+    assert model.dense_score_ != PrunedClassifier(**QUICK).fit(X, y).dense_score_
 
 
 def test_weights_may_not_be_negative(cancer: Arrays) -> None:
@@ -523,6 +651,16 @@ def test_an_estimator_is_saved_to_a_folder_of_its_own(
     with pytest.raises(AutopruneError, match="must be new or empty"):
         fitted.save(saved)
     assert PrunedClassifier.load(saved)
+
+
+def test_a_network_that_does_not_answer_alike_twice_is_not_saved(
+    fitted: PrunedClassifier, tmp_path: Path
+) -> None:
+    odd = copy.deepcopy(fitted)
+    odd.module_[0].register_forward_hook(lambda module, inputs, output: output + torch.rand(()))
+    with pytest.raises(AutopruneError, match="must answer as in memory, but"):
+        odd.save(tmp_path / "odd")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_network_of_ones_own_is_loaded_with_its_code_or_by_onnx(tmp_path: Path) -> None:

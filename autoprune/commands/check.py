@@ -46,7 +46,8 @@ def check(
         bool,
         typer.Option(
             "--update",
-            help="Write this model to FILE if that is new, or the score is no worse at all.",
+            help="Write this model to FILE if that is new, or the score is no worse at all "
+            "and, with --max-growth, the model no larger.",
         ),
     ] = False,
     as_json: JsonOption = False,
@@ -66,8 +67,8 @@ def check(
     found = checking.check(
         out, against=against, choose=choose.value, max_loss=max_loss, max_growth=max_growth
     )
-    if update and found.passed and found.loss <= 0:
-        checking.remember(out, against, choose=choose.value)
+    if update and found.sets_standard:
+        checking.keep(found.now, against)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
     else:
@@ -79,7 +80,16 @@ def check(
 def _all_well(found: Checked) -> str:
     now = found.now
     return (
-        f"The {now.choice} is no worse: {now.model['params']:,} parameters "
-        f"({found.growth:+.1f} %), {now.metric} {now.model['valid']:.4f} "
-        f"({-found.loss:+.2f} points)."
+        f"The {now.choice} is no worse: {now.model.params:,} parameters "
+        f"({_signed(found.growth, 1)} %), {now.metric} {now.model.valid:.4f} "
+        f"({_signed(-found.loss, 2)} points)."
     )
+
+
+def _signed(value: float, digits: int) -> str:
+    """Write a number with its sign; what rounds to nothing is no loss.
+
+    >>> _signed(-0.0004, 2), _signed(-0.4, 2)
+    ('+0.00', '-0.40')
+    """
+    return f"{round(value, digits) + 0.0:+.{digits}f}"

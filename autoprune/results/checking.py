@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from autoprune.errors import AutopruneError, unknown
 from autoprune.pruning.files import read_json, write_json
 from autoprune.results import units
 from autoprune.results.choosing import point_of
 from autoprune.results.picking import CHOICES, chosen
-from autoprune.results.result import SearchResult, open_result
+from autoprune.results.result import Model, SearchResult, checked, open_result
 
 FORMAT = 1
-MODEL: Mapping[str, tuple[type, ...]] = {"name": (str,), "params": (int,), "valid": (float, int)}
-"""What is compared of a model, and what that may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What is compared of a model."""
+
+    name: str
+    params: int
+    valid: float
+    """Its score on validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +39,21 @@ class Record:
     """The dense model's score on validation, which says what a point is."""
     choice: str
     """``knee``, ``best`` or ``smallest``."""
-    model: Mapping[str, Any]
-    """Its name, parameters and score on validation."""
+    model: Compared
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self), "model": dict(self.model)}
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Record:
+        """Read what `to_json` gave; raise KeyError or TypeError for anything else."""
+        model = Compared(**_told(value["model"], Compared))
+        return cls(**_told({**value, "model": model}, cls))
+
+
+def _told(value: Mapping[str, Any], kind: type[Compared | Record]) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return checked({name: value[name] for name in hints}, hints)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +68,8 @@ class Checked:
     """Percent by which it has more parameters; negative if it has fewer."""
     problems: tuple[str, ...]
     """What is worse than was allowed, one line each."""
+    sets_standard: bool
+    """Whether later models may be compared with this one: it is no worse, not even as allowed."""
 
     @property
     def passed(self) -> bool:
@@ -112,27 +133,40 @@ def check(
             )
     sign = 1.0 if now.higher_is_better else -1.0
     point = point_of(before.dense, higher_is_better=before.higher_is_better) or 1.0
-    loss = sign * (before.model["valid"] - now.model["valid"]) / point
-    growth = 100.0 * (now.model["params"] / max(before.model["params"], 1) - 1)
+    loss = sign * (before.model.valid - now.model.valid) / point + 0.0  # never -0.0
+    growth = 100.0 * (now.model.params / max(before.model.params, 1) - 1)
     problems = []
     if loss > allowed + 1e-9:
         problems.append(
-            f"{now.metric} of the {choose} is {now.model['valid']:.4f}, and was "
-            f"{before.model['valid']:.4f}: {loss:.2f} points worse, of {allowed:g} allowed."
+            f"{now.metric} of the {choose} is {now.model.valid:.4f}, and was "
+            f"{before.model.valid:.4f}: {loss:.2f} points worse, of {allowed:g} allowed."
         )
     if most is not None and growth > most + 1e-9:
         problems.append(
-            f"The {choose} has {now.model['params']:,} parameters, and had "
-            f"{before.model['params']:,}: {growth:.1f} % more, of {most:g} allowed."
+            f"The {choose} has {now.model.params:,} parameters, and had "
+            f"{before.model.params:,}: {growth:.1f} % more, of {most:g} allowed."
         )
-    return Checked(now=now, before=before, loss=loss, growth=growth, problems=tuple(problems))
+    return Checked(
+        now=now,
+        before=before,
+        loss=loss,
+        growth=growth,
+        problems=tuple(problems),
+        # What is allowed each time would add up. Where size has no limit, it is not compared.
+        sets_standard=loss <= 0 and (most is None or growth <= 0),
+    )
 
 
 def remember(out: str | Path, file: str | Path, *, choose: str = "knee") -> Record:
     """Write down the model that would be picked of a search, for a later check; return that."""
     record = record_of(out, choose)
-    write_json(Path(file), record.to_json())
+    keep(record, file)
     return record
+
+
+def keep(record: Record, file: str | Path) -> None:
+    """Write a record to a file that a later check reads."""
+    write_json(Path(file), record.to_json())
 
 
 def record_of(out: str | Path, choose: str) -> Record:
@@ -145,11 +179,11 @@ def record_of(out: str | Path, choose: str) -> Record:
         higher_is_better=result.higher_is_better,
         dense=result.dense.valid,
         choice=choose,
-        model={name: getattr(model, name) for name in MODEL},
+        model=Compared(name=model.name, params=model.params, valid=model.valid),
     )
 
 
-def _model_of(result: SearchResult, choose: str) -> Any:
+def _model_of(result: SearchResult, choose: str) -> Model:
     if not result.front:
         raise AutopruneError(f"A search must have a front to check, but {result.out} has not.")
     return chosen(result, result.front, choose)
@@ -164,24 +198,10 @@ def _before(path: Path, choose: str) -> Record:
             f"{path}. `--update` writes it."
         )
     value = read_json(path)
-    known = value.get("format") if isinstance(value, dict) else None
-    if known == FORMAT and _is_record(value):
-        return Record(**{name: value[name] for name in Record.__dataclass_fields__})
+    if isinstance(value, dict) and value.get("format") == FORMAT:
+        with contextlib.suppress(KeyError, TypeError):
+            return Record.from_json(value)
     raise AutopruneError(
         f"{path} must be what `autoprune check --update` wrote, of format {FORMAT}, but is not. "
         f"Write it anew."
     )
-
-
-def _is_record(value: Mapping[str, Any]) -> bool:
-    kinds: Mapping[str, tuple[type, ...]] = {
-        "study": (str,),
-        "metric": (str,),
-        "higher_is_better": (bool,),
-        "dense": (float, int),
-        "choice": (str,),
-        "model": (dict,),
-    }
-    if not all(isinstance(value.get(name), kind) for name, kind in kinds.items()):
-        return False
-    return all(isinstance(value["model"].get(name), kind) for name, kind in MODEL.items())

@@ -44,6 +44,11 @@ class WorthALook(Generic[M]):
     point: float
     """What a point is, in units of the score."""
 
+    @property
+    def by_name(self) -> dict[str, M | None]:
+        """The three by what they are called."""
+        return {"smallest": self.smallest, "knee": self.knee, "best": self.best}
+
 
 def worth_a_look(
     front: Sequence[M], *, dense: Scored, higher_is_better: bool = True

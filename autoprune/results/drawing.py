@@ -16,7 +16,7 @@ def draw_front(
     store: Store, front_json: Mapping[str, Any], trials: Iterable[Candidate]
 ) -> list[Path]:
     """Draw the front, as a picture and as an interactive page; return the files."""
-    picture, page = store.root / "front.png", store.root / "front.html"
+    picture, page = store.front_picture, store.root / "front.html"
     front_picture(front_json, picture)
     points = [(c.score.params, c.score.valid, c.name) for c in trials]
     front_figure(front_json, points).write_html(page, include_plotlyjs=True)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autoprune.results.result import Model, SearchResult
 
 PICTURE = "front.png"
+"""The front's picture, in a search's folder."""
 HEADER = ("model", "params", "of dense", "MACs", "valid", "test", "")
 
 
@@ -22,8 +23,7 @@ def as_html(result: SearchResult) -> str:
         worth = worth_a_look(
             result.front, dense=result.dense, higher_is_better=result.higher_is_better
         )
-        for what in ("smallest", "knee", "best"):
-            model = getattr(worth, what)
+        for what, model in worth.by_name.items():
             if model is not None:
                 notes.setdefault(model.name, []).append(what)
     rows = [_row(result, model, notes.get(model.name, [])) for model in _models(result)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoprune.results.choosing import point_of
 from autoprune.results.result import Model, SearchResult
@@ -26,6 +26,16 @@ class Limits:
     """Milliseconds."""
     max_loss: float | None = None
     """Points below the dense model's score, see `choosing.point_of`."""
+
+    def meant_by(self, choose: str | None) -> Limits:
+        """Return the limits of a choice: the smallest may lose a point, if no score is asked for.
+
+        >>> Limits().meant_by("smallest").max_loss, Limits(max_loss=3).meant_by("smallest").max_loss
+        (1.0, 3)
+        """
+        if choose == "smallest" and self.min_accuracy is None and self.max_loss is None:
+            return replace(self, max_loss=1.0)
+        return self
 
     def described(self, *, higher_is_better: bool) -> str:
         """Say what is asked of a model, to go after "has"."""

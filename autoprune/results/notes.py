@@ -13,12 +13,6 @@ RUN_LINK = "run:"
 """Begins links to trials' runs; they get the runs' addresses when the note is delivered."""
 
 
-def aliases_of(chosen: WorthALook[Model]) -> dict[str, str]:
-    """Return the names of the models worth a look, by what they are."""
-    found = {"smallest": chosen.smallest, "knee": chosen.knee, "best": chosen.best}
-    return {alias: model.name for alias, model in found.items() if model is not None}
-
-
 def plan_note(plan: Plan, *, parent: str) -> str:
     """Say how a candidate is made.
 

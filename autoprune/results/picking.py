@@ -99,9 +99,7 @@ def pick(
         min_accuracy=None if min_accuracy is None else units.share("min_accuracy", min_accuracy),
         max_latency=None if max_latency is None else units.milliseconds("max_latency", max_latency),
         max_loss=None if max_loss is None else units.points("max_loss", max_loss),
-    )
-    if choose == "smallest" and limits.min_accuracy is None and limits.max_loss is None:
-        limits = replace(limits, max_loss=1.0)
+    ).meant_by(choose)
     latencies = latencies_of(result, runtime)
     if limits.max_latency is not None and result.front:
         check_measured(result, latencies, runtime)

@@ -158,8 +158,9 @@ class SearchResult:
             worth = worth_a_look(
                 self.front, dense=self.dense, higher_is_better=self.higher_is_better
             )
-            smallest = None if worth.smallest is None else worth.smallest.name
-            chosen = {"smallest": smallest, "knee": worth.knee.name, "best": worth.best.name}
+            chosen = {
+                what: None if model is None else model.name for what, model in worth.by_name.items()
+            }
         return {
             "out": str(self.out),
             "study": self.study,
@@ -216,9 +217,9 @@ def open_result(out: str | Path, *, build: Callable[[], nn.Module] | None = None
     value = check_signed(file, read, way_out=again, required=False)
     try:
         models = [_model(entry) for entry in (value["dense"], *value["front"])]
-        told = _checked({name: value[name] for name in TOLD if name in value}, TOLD)
+        told = checked({name: value[name] for name in TOLD if name in value}, TOLD)
         for proxy in told.get("proxies", {}).values():
-            _checked({name: proxy[name] for name in PROXY}, PROXY)
+            checked({name: proxy[name] for name in PROXY}, PROXY)
         return SearchResult(
             out=out.resolve(), dense=models[0], front=tuple(models[1:]), build=build, **told
         )
@@ -249,15 +250,19 @@ def _model_hints() -> Mapping[str, Any]:
 
 def _model(entry: Mapping[str, Any]) -> Model:
     known = {f.name: entry[f.name] for f in fields(Model) if f.name in entry}
-    model = Model(**_checked(known, _model_hints()))
+    model = Model(**checked(known, _model_hints()))
     path = PurePosixPath(model.path)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"path {model.path!r} leads out of the folder")
     return model
 
 
-def _checked(values: dict[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values`; raise `TypeError` for one that is not what the hint of its name says."""
+def checked(values: dict[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values that were read; raise `TypeError` for one that is not as its name's hint says.
+
+    >>> checked({"params": 12, "valid": 1}, {"params": int, "valid": float | None})
+    {'params': 12, 'valid': 1}
+    """
     for name, value in values.items():
         hint = hints[name]
         kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)

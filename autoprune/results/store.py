@@ -15,6 +15,7 @@ from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.files import file_digest, read_json, read_signed, write_json, write_signed
 from autoprune.pruning.groups import Grouping, from_json, to_json
 from autoprune.results.changes import what_changed
+from autoprune.results.html import PICTURE
 from autoprune.searching.candidate import DENSE, SPARSE, Candidate
 
 FORMAT = 1
@@ -44,6 +45,7 @@ class Store:
         self.journal = self.root / "study.journal"
         self.front = self.root / "front"
         self.front_file = self.root / "front.json"
+        self.front_picture = self.root / PICTURE
         self.dense = self.root / "dense"
         self.dense_file = self.dense / "dense.json"
         self.groups_file = self.dense / "groups.json"
@@ -273,7 +275,7 @@ OWN = (
     "front",
     "front.new",
     "front.json",
-    "front.png",
+    PICTURE,
     "front.html",
     "proxy.png",
     "proxy.html",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import numbers
-import os
 from collections.abc import Mapping
+from dataclasses import fields
+from inspect import signature
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.metrics import get_scorer_names
+from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -31,6 +34,7 @@ SEARCH_OWN = (
     "workers",
 )  # fmt: skip
 """What `study_params` and `search_params` may not hold: other parameters say it."""
+COUNT = Interval(Integral, 0, None, closed="left")
 
 
 class _Pruned(BaseEstimator):  # type: ignore[misc]
@@ -49,6 +53,29 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
 
     kept: ClassVar[tuple[str, ...]] = ()
     """Attributes of a fitted estimator that `save` writes, beside those of both."""
+    _parameter_constraints: ClassVar[Mapping[str, list[Any]]] = {
+        "module_params": [Mapping, None],
+        "budget": [Interval(Integral, 1, None, closed="left")],
+        "select": [StrOptions(set(SELECT))],
+        "max_loss": [Interval(Real, 0, None, closed="left"), None],
+        "scoring": [str, None],
+        "dense_epochs": [COUNT, None],
+        "epochs": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
+        "final_epochs": [COUNT, None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "random_state": ["random_state"],
+        "n_jobs": [
+            Interval(Integral, None, -1, closed="right"),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
+        "verbose": ["verbose"],
+        "out": [str, Path, None],
+        "tracking_uri": [str, None],
+        "study_params": [Mapping, None],
+        "search_params": [Mapping, None],
+    }
+    """As scikit-learn checks them; `_check_parameters` has the rules beyond that."""
 
     def __init__(
         self,
@@ -102,6 +129,8 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
         from autoprune.sklearn.data import Data
         from autoprune.sklearn.fitting import found_by
 
+        if weights is not None and self.scoring is not None and not _weighs(self.scoring):
+            raise self._broken("scoring", "a scorer that takes sample weights, where there are any")
         data = Data(inputs=inputs, targets=targets, classes=classes, weights=weights)
         found = found_by(self._order(), data)
         self.front_ = found.front
@@ -119,59 +148,30 @@ class _Pruned(BaseEstimator):  # type: ignore[misc]
     def _order(self) -> Order:
         from autoprune.sklearn.fitting import Order
 
-        random = check_random_state(self.random_state)
-        return Order(
-            module=self.module,
-            module_params=dict(self.module_params or {}),
-            budget=int(self.budget),
-            select=self.select,
-            max_loss=self.max_loss,
-            scoring=self.scoring,
-            dense_epochs=self.dense_epochs,
-            epochs=self.epochs,
-            final_epochs=self.final_epochs,
-            validation_fraction=self.validation_fraction,
-            seed=int(random.randint(np.iinfo(np.int32).max)),
-            workers=_workers(self.n_jobs),
-            verbose=bool(self.verbose),
-            out=self.out,
-            tracking_uri=self.tracking_uri,
-            study_params=dict(self.study_params or {}),
-            search_params=dict(self.search_params or {}),
-        )
+        drawn = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        own: dict[str, Any] = {"seed": int(drawn), "workers": _workers(self.n_jobs)}
+        asked = {f.name for f in fields(Order)} - set(own)
+        return Order(**own, **{name: _native(getattr(self, name)) for name in asked})
 
     def _check_parameters(self) -> None:
         """Raise `ValueError` for a parameter that breaks its rule, as scikit-learn words it."""
-        fraction, jobs, loss = self.validation_fraction, self.n_jobs, self.max_loss
-        rules = {
-            "select": (self.select in SELECT, f"one of {', '.join(map(repr, SELECT))}"),
-            "budget": (_is_whole(self.budget, 1), "an int of at least 1"),
-            "validation_fraction": (
-                _is_number(fraction) and 0 < fraction < 1,
-                "a float between 0 and 1",
-            ),
-            "n_jobs": (jobs is None or (_is_whole(jobs) and jobs != 0), "None or an int but 0"),
-            "max_loss": (
-                loss is None or (_is_number(loss) and loss >= 0),
-                "None or a number of points of at least 0",
-            ),
-            "scoring": (
-                self.scoring is None or self.scoring in get_scorer_names(),
-                "None or the name of a scikit-learn scorer",
-            ),
-        }
-        for name in ("dense_epochs", "final_epochs"):
-            value = getattr(self, name)
-            rules[name] = (value is None or _is_whole(value, 0), "None or an int of at least 0")
+        self._validate_params()
+        if self.scoring is not None and self.scoring not in get_scorer_names():
+            raise self._broken("scoring", "None or the name of a scikit-learn scorer")
+        ends = _native(self.epochs)
+        if isinstance(ends, tuple) and not (
+            len(ends) == 2 and all(isinstance(end, int) for end in ends) and 1 <= ends[0] < ends[1]
+        ):
+            raise self._broken("epochs", "None, an int, or (fewest, most) with 1 <= fewest < most")
         for name, own in (("study_params", STUDY_OWN), ("search_params", SEARCH_OWN)):
-            taken = set(own) & set(getattr(self, name) or {})
-            rules[name] = (not taken, f"without {', '.join(map(repr, own))}")
-        for name, (good, rule) in rules.items():
-            if not good:
-                raise ValueError(
-                    f"The {name!r} parameter of {type(self).__name__} must be {rule}. "
-                    f"Got {getattr(self, name)!r} instead."
-                )
+            if set(own) & set(getattr(self, name) or {}):
+                raise self._broken(name, f"without {', '.join(map(repr, own))}")
+
+    def _broken(self, name: str, rule: str) -> ValueError:
+        return ValueError(
+            f"The {name!r} parameter of {type(self).__name__} must be {rule}. "
+            f"Got {getattr(self, name)!r} instead."
+        )
 
     def _checked(self, *data: ArrayLike, **rules: Any) -> Any:
         """Return the data as scikit-learn checks them, inputs in the networks' precision."""
@@ -284,8 +284,9 @@ class PrunedClassifier(ClassifierMixin, _Pruned):  # type: ignore[misc]
     random_state
         Fixes all that is drawn.
     n_jobs
-        Trials at once. None and 1 run them in this process, one after the other; -1 is one worker
-        process a core.
+        Trials at once, as joblib counts them: None is 1, unless ``joblib.parallel_config`` says
+        otherwise, and -1 is one worker process a core. One runs them in this process, one after the
+        other.
     verbose
         Whether to say, on standard error, how far the search has come.
     out
@@ -449,17 +450,21 @@ def _probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 def _workers(n_jobs: int | None) -> int:
     """Return how many worker processes `n_jobs` means: none, where it is one job."""
-    if n_jobs is None or n_jobs == 1:
-        return 0
-    if n_jobs < 0:
-        return max(len(os.sched_getaffinity(0)) + 1 + n_jobs, 1)
-    return n_jobs
+    jobs = int(effective_n_jobs(n_jobs))
+    return 0 if jobs == 1 else jobs
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def _native(value: Any) -> Any:
+    """Return a parameter with Python's whole numbers for numpy's, alone or in a pair."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_native(entry) for entry in value)
+    return int(value) if isinstance(value, np.integer) else value
 
 
-def _is_whole(value: Any, least: float = -np.inf) -> bool:
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return whole and value >= least
+def _weighs(scoring: str) -> bool:
+    """Return whether a scorer of scikit-learn's takes sample weights.
+
+    >>> _weighs("accuracy"), _weighs("neg_max_error")
+    (True, False)
+    """
+    return "sample_weight" in signature(get_scorer(scoring)._score_func).parameters

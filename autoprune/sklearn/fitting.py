@@ -7,7 +7,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +51,13 @@ DENSE_RATE = 3e-3
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Order:
-    """What an estimator asks for; see the estimators' parameters."""
+    """What an estimator asks for: its parameters, by their names, and what two of them mean."""
 
+    seed: int
+    workers: int
+    """Worker processes; 0 for none, where this one does all."""
     module: Any
-    module_params: Mapping[str, Any]
+    module_params: Mapping[str, Any] | None
     budget: int
     select: str
     max_loss: float | None
@@ -63,13 +66,11 @@ class Order:
     epochs: int | tuple[int, int] | None
     final_epochs: int | None
     validation_fraction: float
-    seed: int
-    workers: int
-    verbose: bool
+    verbose: int
     out: str | Path | None
     tracking_uri: str | None
-    study_params: Mapping[str, Any] = field(default_factory=dict)
-    search_params: Mapping[str, Any] = field(default_factory=dict)
+    study_params: Mapping[str, Any] | None
+    search_params: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +105,7 @@ def found_by(order: Order, data: Data) -> Found:
             "workers": order.workers,
             "tracking_uri": order.tracking_uri if recorded else "none",
             "extras": recorded or order.out is not None,
-            **order.search_params,
+            **(order.search_params or {}),
         }
         try:
             result = run.search(study, out=out, reporter=reporter, **settings)
@@ -129,12 +130,9 @@ def found_by(order: Order, data: Data) -> Found:
 def choice(result: SearchResult, select: str, max_loss: float | None) -> Model:
     """Return the model that `select` names of those that lose at most `max_loss` points.
 
-    That is the dense one, where all lose more. The smallest may lose one point, where nothing is
-    said.
+    That is the dense one, where all lose more.
     """
-    if max_loss is None and select == "smallest":
-        max_loss = 1.0
-    limits = Limits(max_loss=max_loss)
+    limits = Limits(max_loss=max_loss).meant_by(select)
     within = [m for m in result.front if not any(gaps(result, m, limits, {}))]
     return chosen(result, within, select) if within else result.dense
 
@@ -161,7 +159,7 @@ def study_of(order: Order, data: Data) -> tuple[PruningStudy, Mapping[str, Any]]
         "final_epochs": usual if order.final_epochs is None else order.final_epochs,
         "seed": order.seed,
     }
-    return PruningStudy(**(study | dict(order.study_params))), network.params
+    return PruningStudy(**(study | dict(order.study_params or {}))), network.params
 
 
 def dense_network(order: Order, data: Data) -> Network:
@@ -169,7 +167,7 @@ def dense_network(order: Order, data: Data) -> Network:
     module = bare(order.module, lambda net: fitted_net(net, data, seed=order.seed))
     return network_of(
         module,
-        order.module_params,
+        order.module_params or {},
         data.shape,
         inputs=Moments.of(data.inputs, data.weights),
         targets=None if data.classes else Moments.of(data.targets, data.weights),

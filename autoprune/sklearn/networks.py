@@ -22,7 +22,19 @@ NARROWEST, WIDEST = 16, 512
 """Neurons in the second hidden layer of the default network."""
 
 
-class Standardise(nn.Module):
+class _OfMoments(nn.Module):
+    """Holds the mean and the standard deviation of each column, [columns], beside the weights."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, *, mean: ArrayLike, scale: ArrayLike) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.as_tensor(np.asarray(mean, np.float32)))
+        self.register_buffer("scale", torch.as_tensor(np.asarray(scale, np.float32)))
+
+
+class Standardise(_OfMoments):
     """Gives each feature mean 0 and standard deviation 1, as it has them in the training data.
 
     >>> layer = Standardise(mean=[1.0, 2.0], scale=[0.5, 4.0])
@@ -30,33 +42,17 @@ class Standardise(nn.Module):
     tensor([[2., 0.]])
     """
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, *, mean: ArrayLike, scale: ArrayLike) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.as_tensor(np.asarray(mean, np.float32)))
-        self.register_buffer("scale", torch.as_tensor(np.asarray(scale, np.float32)))
-
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.scale
 
 
-class Rescale(nn.Module):
+class Rescale(_OfMoments):
     """Turns standardised answers into the targets' own units.
 
     >>> layer = Rescale(mean=[100.0], scale=[10.0])
     >>> layer(torch.tensor([[0.0], [1.5]])).tolist()
     [[100.0], [115.0]]
     """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, *, mean: ArrayLike, scale: ArrayLike) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.as_tensor(np.asarray(mean, np.float32)))
-        self.register_buffer("scale", torch.as_tensor(np.asarray(scale, np.float32)))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale + self.mean
