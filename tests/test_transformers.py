@@ -199,6 +199,9 @@ def test_types_of_weights_and_how_to_generate_are_kept(dtype: torch.dtype, tmp_p
     assert types == {name: parameter.dtype for name, parameter in small.named_parameters()}
     assert types["model.norm.weight"] == dtype
     assert back.generate(IDS, do_sample=False, eos_token_id=None).shape == (2, 6 + 3)
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(AutopruneError, match=r"generation_config.json must be a config of trans"):
+        from_pretrained(tmp_path)
 
 
 def test_whole_heads_go_where_positions_are_rotated() -> None:

@@ -111,14 +111,13 @@ def from_pretrained(folder: str | Path, *, model_class: type[nn.Module] | None =
         config = kind.config_class.from_pretrained(folder, local_files_only=True)
         with torch.random.fork_rng(devices=[]):
             dense = kind(config)
-        if (folder / GENERATION).is_file():
-            read = type(dense.generation_config).from_pretrained
-            dense.generation_config = read(folder, local_files_only=True)
     except Exception as error:
         raise AutopruneError(
             f"{folder / CONFIG} must be a config of {kind.__name__}, but building a model of it "
             f"raised {first_line(error)}."
         ) from error
+    if (folder / GENERATION).is_file():
+        dense.generation_config = _generation(folder)
     entry = told.get(KEY)
     dropped = entry.get("dropped", ()) if isinstance(entry, Mapping) else ()
     state = load_tensors(folder / WEIGHTS)
@@ -133,6 +132,18 @@ def from_pretrained(folder: str | Path, *, model_class: type[nn.Module] | None =
     small = load_state(dense, state, dropped=tuple(map(str, dropped))).eval()
     assert count_params(small) <= count_params(dense)
     return small
+
+
+def _generation(folder: Path) -> Any:
+    import transformers
+
+    try:
+        return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise AutopruneError(
+            f"{folder / GENERATION} must be a config of transformers, but reading it raised "
+            f"{first_line(error)}. Remove it to generate by the model's own."
+        ) from error
 
 
 def _class_named(folder: Path, told: Mapping[str, Any]) -> Any:
