@@ -35,6 +35,8 @@ class Dense:
     sensitivity: Mapping[str, float]
     lamp: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """LAMP scores of its channels, by group."""
+    blocks: Mapping[str, float] = field(default_factory=dict)
+    """By how much its loss rises without each block that may be dropped."""
     noise: float = 0.0
     """Standard error of its score, for another draw of the validation split; 0 if not known."""
 
@@ -79,6 +81,7 @@ def prepare_dense(
         score=Score(**{f: value[f] for f in Score.__dataclass_fields__ if f in value}),
         sensitivity=value["sensitivity"],
         lamp=value.get("lamp", {}),
+        blocks=value.get("blocks", {}),
         noise=value.get("yardstick", {}).get("standard_error") or 0.0,
     )
 
@@ -117,12 +120,12 @@ def _prepared(
 def note_sensitivity(
     study: PruningStudy, store: Store, executor: Executor, reporter: Reporter
 ) -> None:
-    """Find out which groups hurt before the first trial of a search, if that takes little.
+    """Find out which groups of the dense model hurt, if that takes little.
 
     Nothing is trained for it, so that it uses no epochs; how long it took is on record. Nothing
     in the search depends on it.
     """
-    if store.sensitivity_file.exists() or store.candidate_names():
+    if store.sensitivity_file.exists():
         return
     criteria = study.space.criteria
     criterion = USUAL_CRITERION if USUAL_CRITERION in criteria else criteria[0]

@@ -18,6 +18,8 @@ from autoprune.workbench import CALIBRATION_BATCH, CALIBRATION_SAMPLES, Job, Wor
 
 FRACTIONS = (0.75, 0.5, 0.25, 0.125)
 """Shares of a group's channels that are left."""
+WITHOUT_SCORES = "l2"
+"""The criterion of plans that cut no channel."""
 
 
 def sensitivity(
@@ -75,6 +77,27 @@ def sensitivity(
     }
 
 
+def block_losses(bench: Workbench, model: nn.Module) -> dict[str, float]:
+    """Return, for each block that may be dropped, by how much the loss rises without it.
+
+    It is dropped from the dense model alone, BatchNorm is recalibrated, nothing is trained. The
+    loss is the task's, over calibration samples.
+    """
+    blocks = bench.grouping.blocks
+    if not blocks:
+        return {}
+    channels = bench.grouping.channels
+    kept = {name: tuple(range(count)) for name, count in channels.items()}
+    source = Source(model=model, widths=channels, kept=kept, name=DENSE)
+    with OwnRandomState():  # as above
+        whole = _loss(bench, model)
+        return {
+            block: _loss(bench, without) - whole
+            for block in blocks
+            for *_, without in _cut_alone(bench, source, block, WITHOUT_SCORES, ())
+        }
+
+
 def _cut_alone(
     bench: Workbench, source: Source, name: str, criterion: str, fractions: Sequence[float]
 ) -> Iterator[tuple[float, int, nn.Module]]:
@@ -95,6 +118,12 @@ def _cut_alone(
 
 def _judged(bench: Workbench, model: nn.Module) -> dict[str, float]:
     """Return a model's loss on calibration samples, and its score on validation."""
+    loss = _loss(bench, model)
+    return {"loss": loss, "score": float(bench.task.evaluate(model, "valid"))}
+
+
+def _loss(bench: Workbench, model: nn.Module) -> float:
+    """Return a model's loss on calibration samples."""
     model.eval()
     total, seen = 0.0, 0
     with torch.no_grad(), autocast(bench.device):
@@ -104,5 +133,4 @@ def _judged(bench: Workbench, model: nn.Module) -> dict[str, float]:
             size = batch_size_of(batch.inputs)
             total += size * float(bench.task.step(model, batch)[0])
             seen += size
-    score = float(bench.task.evaluate(model, "valid"))
-    return {"loss": total / max(seen, 1), "score": score}
+    return total / max(seen, 1)

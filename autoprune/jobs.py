@@ -19,6 +19,7 @@ from autoprune.errors import AutopruneError, first_line
 from autoprune.evaluation import evaluate as evaluate
 from autoprune.evaluation import measured_latency
 from autoprune.groupwise import FRACTIONS as FRACTIONS
+from autoprune.groupwise import block_losses
 from autoprune.groupwise import sensitivity as sensitivity
 from autoprune.pruning.cut import check_state
 from autoprune.pruning.plan import FineTune, fingerprint
@@ -43,7 +44,8 @@ def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None)
 
     `latency` says how its latency is measured, if it is; see `evaluate`. Returns its score, what
     that is to be measured against, how many samples channels are scored on and, by group, the
-    sensitivity (the log of the mean Fisher score of a channel) and the LAMP scores of its channels.
+    sensitivity (the log of the mean Fisher score of a channel) and the LAMP scores of its channels;
+    and how much the loss rises without each block that may be dropped.
     """
     started = time.perf_counter()
     study = bench.study
@@ -85,6 +87,7 @@ def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None)
         "calibration_asked": CALIBRATION_SAMPLES,
         "sensitivity": {n: math.log(float(s.mean()) + 1e-12) for n, s in fisher.items()},
         "lamp": {n: s.tolist() for n, s in lamp.items()},
+        "blocks": block_losses(bench, model),
         "seconds": time.perf_counter() - started,
     }
 

@@ -37,6 +37,7 @@ from autoprune.running.local import LocalExecutor
 from autoprune.running.ray import RayExecutor
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.candidate import FINAL, Candidate, Score, trial_name
+from autoprune.searching.depth import Depth
 from autoprune.searching.journal import open_journal
 from autoprune.searching.objectives import cost_of
 from autoprune.searching.optuna_study import (
@@ -138,8 +139,6 @@ class SearchRun:
         self.tracker.dense(
             dense_record(self.study, dense.score, prepared=self.store.dense_prepared)
         )
-        if self.settings.extras:
-            note_sensitivity(self.study, self.store, executor, self.reporter)
         for each in (study, final_study):
             each.sampler = self._sampler(dense, trials=len(each.get_trials(deepcopy=False)))
         driver = self._driver(executor, dense)
@@ -164,6 +163,8 @@ class SearchRun:
             self._export_so_far(executor, dense, driver, study, final_study)
             raise
         self.store.drop_checkpoints()
+        if self.settings.extras:
+            note_sensitivity(self.study, self.store, executor, self.reporter)
         return self._export(executor, dense, chosen, driver, study, final_study)
 
     def _finish(self, driver: Driver, study: optuna.Study) -> dict[str, Candidate]:
@@ -284,6 +285,7 @@ class SearchRun:
                 costs=self.costs,
                 inherit=self.settings.inherit,
                 strategy=self.settings.strategy,
+                depth=Depth(self.space.blocks, dense.blocks),
                 noise=dense.noise,
             ),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from autoprune.errors import unknown
 from autoprune.searching.allocation import Allocator
 from autoprune.searching.attributes import PARAMS
 from autoprune.searching.capped import CappedGPSampler, CappedTPESampler
+from autoprune.searching.depth import Depth
 from autoprune.searching.descents import Opening
 from autoprune.searching.forecast import Forecast
 from autoprune.searching.history import Finished, History, front, places_of
@@ -57,6 +58,8 @@ class SamplerContext:
     inherit: bool = True
     """Whether trials are cut from finished candidates; else all are from the dense model."""
     strategy: Strategy = field(default_factory=Strategy)
+    depth: Depth | None = None
+    """Which blocks models of a size do without; None for none."""
     noise: float = 0.0
     """Standard error of a score."""
 
@@ -116,8 +119,7 @@ class PruningSampler(BaseSampler):
             context.allocator,
             self._recipes,
             budget=self._budget(),
-            blocks=context.space.blocks,
-            noise=NOISE_SHARE * context.noise,
+            depth=context.depth if context.strategy.depth_first else None,
         )
 
     def infer_relative_search_space(
@@ -134,8 +136,7 @@ class PruningSampler(BaseSampler):
         rng = np.random.default_rng([context.seed, place])
         finished = self._history.finished(study)
         if place < len(self._opening.steps) or not finished:
-            by_place = {places[f.number]: f for f in finished}
-            return self._descend(rng, place % len(self._opening.steps), by_place)
+            return self._descend(rng, place % len(self._opening.steps))
         cost = context.costs[place % len(context.costs)]
         members = front(finished, cost)
         moves = Moves(
@@ -173,14 +174,12 @@ class PruningSampler(BaseSampler):
         known = {name: recipe[name] for name in self._recipes.distributions}
         return {**self._context.space.sparsities(widths), **known}
 
-    def _descend(
-        self, rng: np.random.Generator, place: int, finished: Mapping[int, Finished]
-    ) -> dict[str, Any]:
+    def _descend(self, rng: np.random.Generator, place: int) -> dict[str, Any]:
         """Return the parameters of a step of the opening, its recipe near the usual one."""
         step = self._opening.steps[place]
         usual = self._recipes.with_epochs(self._recipes.usual(step.share), step.epochs_at)
         recipe = self._recipes.near(rng, usual, spread=OPENING_SPREAD, explore=OPENING_EXPLORE)
-        return self._params(self._opening.widths(place, finished), recipe)
+        return self._params(step.widths, recipe)
 
     # --- refinement -------------------------------------------------------------------------
 

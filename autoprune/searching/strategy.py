@@ -19,7 +19,7 @@ class Strategy:
     Examples
     --------
     >>> Strategy(scouts=0, chain_share=1.0)  # one descending chain, and nothing else
-    Strategy(scouts=0, chain_share=1.0, epochs_by_size=True, probes=3, ...)
+    Strategy(scouts=0, chain_share=1.0, epochs_by_size=True, depth_first=True, ...)
     """
 
     scouts: int = 5
@@ -29,9 +29,9 @@ class Strategy:
     """Share of the budget that the descending chain takes; the rest refines the front."""
     epochs_by_size: bool = True
     """Whether small models of the chain get more epochs than large ones, which lose least."""
-    probes: int = 3
-    """How often along the chain a model without one more residual block is tried beside the one
-    with it, where blocks may be dropped; the better one leads on. 0 is without."""
+    depth_first: bool = True
+    """Whether the chain drops residual blocks as it shrinks, where they may be dropped: a small
+    network does better shallow."""
     fading: bool = True
     """Whether the smaller a model, the less it is asked to do what the dense one does: it cannot
     (Mirzadeh et al. 2020)."""
@@ -41,7 +41,7 @@ class Strategy:
     """Among how many proposals it chooses."""
 
     def __post_init__(self) -> None:
-        for name, low in (("scouts", 0), ("probes", 0), ("proposals", 1)):
+        for name, low in (("scouts", 0), ("proposals", 1)):
             value = getattr(self, name)
             if type(value) is not int or value < low:
                 raise AutopruneError(
