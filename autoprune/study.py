@@ -159,7 +159,7 @@ class PruningStudy:
         )
         if self.space.granularity != "channel":
             return weight_groups(grouping, self.space.granularity, keep=self.keep)
-        return grouping if self.space.depth else replace(grouping, blocks=())
+        return replace(grouping, blocks=()) if self.space.depth is False else grouping
 
 
 def _first_non_tensor(value: Any) -> Any:

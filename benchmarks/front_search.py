@@ -43,7 +43,6 @@ def space_of(recipe: Mapping[str, Any]) -> Space:
         distill_weight=(0.0, min(2 * weight, 1.0)),
         temperature=(recipe["temperature"] / 2, recipe["temperature"] * 2),
         dropout=DROPOUT,
-        depth=True,
     )
 
 
@@ -55,7 +54,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-scouts": {"strategy": Strategy(scouts=0)},
     "even-epochs": {"strategy": Strategy(epochs_by_size=False)},
     "no-blocks": {"space": {"depth": False}},
-    "no-fading": {"strategy": Strategy(fading=False)},
+    "no-depth-first": {"strategy": Strategy(depth_first=False)},
+    "flat-recipe": {"strategy": Strategy(recipe_by_size=False)},
     "no-foresight": {"strategy": Strategy(foresight=False)},
     "chain-only": {"strategy": Strategy(scouts=0, chain_share=1.0)},
     "no-stopping": {"early_stop": False},

@@ -559,7 +559,7 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "uniform depth": (
         bert,
         {"uniform": True, "space": Space(depth=True)},
-        "With uniform=True `space.depth` must be False",
+        "With uniform=True `space.depth` must not be True",
     ),
     "uniform weights": (
         bert,

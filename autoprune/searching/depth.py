@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-POWER = 0.3
+POWER = 0.4
 """How depth follows the size: as this power of the share of the parameters, blocks stay."""
 
 
@@ -25,7 +25,7 @@ class Depth:
     Examples
     --------
     >>> depth = Depth(["a.block", "b.block"], {"a.block": 0.5, "b.block": 0.1})
-    >>> [depth.dropped(share) for share in (0.5, 0.2, 0.005)]
+    >>> [depth.dropped(share) for share in (0.6, 0.2, 0.02)]
     [(), ('b.block',), ('b.block', 'a.block')]
     """
 

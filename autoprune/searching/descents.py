@@ -22,9 +22,9 @@ FIRST_SCOUT = 1 / 8
 SCOUTS_WORTH = 20
 """A budget must be worth so many times the scouts, or there are fewer: they help the front early,
 not in the end."""
-BEND = 0.75
-"""How the chain's steps shrink: the log of the size falls as this power of the place along it, as
-accuracy hardly falls at first. 1 makes even steps."""
+CHAIN_SHARE, CHAIN_SIZES, MOST_OF_BUDGET = 0.5, 20, 0.9
+"""The chain takes that share of the budget. But it is to have so many sizes, even if they take up
+to so much of it: with larger steps, too much is lost at each."""
 CHAIN_EPOCHS = (0.3, 0.6)
 """Where the epochs of the chain's second and last model lie between fewest and most."""
 RECOVERY_AT = 0.6
@@ -82,7 +82,10 @@ class Opening:
         scouts = scouts[: int(budget / (SCOUTS_WORTH * fewest))]
         usual = self._chain(20)
         each = _epochs_of(usual, recipes) / len(usual)
-        count = max(min(int(budget), 4), round(strategy.chain_share * budget / each))
+        share = strategy.chain_share
+        if share is None:
+            share = min(max(CHAIN_SHARE, CHAIN_SIZES * each / budget), MOST_OF_BUDGET)
+        count = max(round(share * budget / each), min(int(budget), 4))
         self.steps: list[Step] = scouts + self._chain(count)
 
     def _chain(self, count: int) -> list[Step]:
@@ -95,8 +98,7 @@ class Opening:
         """Return `count` sizes in geometric steps down to the smallest, each plan once."""
         dense = self._allocator.dense_params
         least = self.least_params / dense
-        along = np.linspace(0, 1, count)
-        shares = max(first, least) ** (1 - along**BEND) * least ** (along**BEND)
+        shares = np.geomspace(max(first, least), least, count)
         steps: list[Step] = []
         for at, share in zip(np.linspace(*epochs_at, count), shares, strict=True):
             widths = self._widths(float(share))

@@ -18,8 +18,12 @@ from autoprune.searching.space import DROP, SPARSITY
 
 LARGE, SMALL = 1 / 8, 1 / 250
 """Shares of the dense parameters between which what `FADING` names goes to its least."""
-EPOCHS, CRITERION = "epochs", "criterion"
+EPOCHS, CRITERION, LR = "epochs", "criterion", "lr"
 FADING = ("distill_weight", "dropout")
+USUAL_AT = 1 / 16
+"""Share of the dense parameters at which the middle of the learning rates is the usual one."""
+LR_POWER = -0.35
+"""How the learning rate follows the size: narrow layers bear more (Yang et al. 2021)."""
 
 
 class Recipes:
@@ -29,28 +33,33 @@ class Recipes:
     ----------
     distributions
         Of a trial's parameters.
-    fading
-        Whether usual distillation and dropout fall with a model's size.
+    by_size
+        Whether usual distillation and dropout fall with a model's size, and learning rates rise.
     """
 
-    def __init__(self, distributions: Mapping[str, BaseDistribution], *, fading: bool) -> None:
+    def __init__(self, distributions: Mapping[str, BaseDistribution], *, by_size: bool) -> None:
         self.distributions = {
             name: d for name, d in distributions.items() if not name.startswith((SPARSITY, DROP))
         }
-        self._fading = fading
+        self._by_size = by_size
 
     def usual(self, share: float) -> dict[str, Any]:
         """Return what a model of a `share` of the dense parameters is usually trained with.
 
         The middle of what is allowed, epochs included; of criteria the first. Small models are
-        too weak to copy the dense one and to need noise: distillation and dropout fade.
+        too weak to copy the dense one and to need noise: distillation and dropout fade. They are
+        narrow, too, and bear a higher learning rate.
         """
         found = {name: _middle(name, d) for name, d in self.distributions.items()}
-        for name in FADING if self._fading else ():
+        for name in FADING if self._by_size else ():
             distribution = self.distributions.get(name)
             if isinstance(distribution, FloatDistribution):
                 low = distribution.low
                 found[name] = low + (found[name] - low) * _fade(share)
+        lr = self.distributions.get(LR)
+        if self._by_size and isinstance(lr, FloatDistribution):
+            usual = found[LR] * (share / USUAL_AT) ** LR_POWER
+            found[LR] = min(max(usual, lr.low), lr.high)
         return found
 
     def near(

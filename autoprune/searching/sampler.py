@@ -113,7 +113,9 @@ class PruningSampler(BaseSampler):
         self._history = History(
             context.space, higher_is_better=context.higher_is_better, costs=context.costs
         )
-        self._recipes = Recipes(context.space.distributions, fading=context.strategy.fading)
+        self._recipes = Recipes(
+            context.space.distributions, by_size=context.strategy.recipe_by_size
+        )
         self._opening = Opening(
             context.strategy,
             context.allocator,

@@ -74,8 +74,9 @@ class Space:
     """Numbers of pruning steps to choose from, with training between them."""
     reconstruct: bool | tuple[bool, ...] = False
     """Whether readers of pruned channels are refitted by least squares; both may be tried."""
-    depth: bool = False
-    """Whether residual blocks may be dropped whole."""
+    depth: bool | None = None
+    """Whether residual blocks may be dropped whole; None says yes where nothing speaks against
+    it."""
     granularity: Granularity = "channel"
     """``channel`` makes tensors smaller; ``weight`` and ``2:4`` set single weights to zero."""
 
@@ -103,8 +104,10 @@ class Space:
                     f"`space.{name}` must be one or more whole numbers of at least 1, "
                     f"but is {getattr(self, name)!r}."
                 )
-        if not isinstance(self.depth, bool):
-            raise AutopruneError(f"`space.depth` must be True or False, but is {self.depth!r}.")
+        if not isinstance(self.depth, bool | None):
+            raise AutopruneError(
+                f"`space.depth` must be True, False or None, but is {self.depth!r}."
+            )
         if not all(isinstance(v, bool) for v in choices(self.reconstruct)):
             raise AutopruneError(
                 f"`space.reconstruct` must be True, False or both, but is {self.reconstruct!r}."

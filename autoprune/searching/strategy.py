@@ -25,16 +25,17 @@ class Strategy:
     scouts: int = 5
     """Sizes of the first descent, over the whole range with as few epochs as the space allows: a
     front is there early. 0 is without."""
-    chain_share: float = 0.5
-    """Share of the budget that the descending chain takes; the rest refines the front."""
+    chain_share: float | None = None
+    """Share of the budget that the descending chain takes; the rest refines the front. None is
+    half of it, or more where that is too little for a chain of 20 sizes."""
     epochs_by_size: bool = True
     """Whether small models of the chain get more epochs than large ones, which lose least."""
     depth_first: bool = True
     """Whether the chain drops residual blocks as it shrinks, where they may be dropped: a small
     network does better shallow."""
-    fading: bool = True
-    """Whether the smaller a model, the less it is asked to do what the dense one does: it cannot
-    (Mirzadeh et al. 2020)."""
+    recipe_by_size: bool = True
+    """Whether the smaller a model, the less it is asked to do what the dense one does, which it
+    cannot (Mirzadeh et al. 2020), and the higher its learning rate, which it bears."""
     foresight: bool = True
     """Whether refinement takes what a surrogate expects the most of, per epoch; else at random."""
     proposals: int = 64
@@ -47,7 +48,8 @@ class Strategy:
                 raise AutopruneError(
                     f"`strategy.{name}` must be a whole number of at least {low}, but is {value!r}."
                 )
-        if not 0 <= self.chain_share <= 1:
+        share = self.chain_share
+        if share is not None and not 0 <= share <= 1:
             raise AutopruneError(
-                f"`strategy.chain_share` must be between 0 and 1, but is {self.chain_share!r}."
+                f"`strategy.chain_share` must be between 0 and 1, or None, but is {share!r}."
             )

@@ -109,6 +109,7 @@ def study_from(
     if not uniform:
         return study
     form = _uniform(study, prepared)
+    study = replace(study, space=replace(study.space, depth=False))
     if isinstance(model, nn.Module):
         return replace(study, model=form.given(prepared))
     return replace(study, model=_Builder(model, form))
@@ -149,8 +150,8 @@ def _uniform(study: PruningStudy, model: nn.Module) -> _Form:
     """Return what ties the groups that the config has a width for, and keeps the rest."""
     if study.space.depth:
         raise AutopruneError(
-            "With uniform=True `space.depth` must be False, as no config says which layers were "
-            "left out, but it is True. Leave one of them out."
+            "With uniform=True `space.depth` must not be True, as no config says which layers were "
+            "left out. Leave one of them out."
         )
     if study.space.granularity != "channel":
         raise AutopruneError(

@@ -2,6 +2,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,8 +11,8 @@ from autoprune import AutopruneError, Space
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.graph import find_groups
 from autoprune.searching.allocation import Allocator
+from autoprune.searching.depth import Depth
 from autoprune.searching.descents import FIRST_SCOUT, SMALLEST, Opening
-from autoprune.searching.history import Finished
 from autoprune.searching.recipes import Recipes
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.strategy import Strategy
@@ -39,28 +40,17 @@ def recipes(epochs: Any = (1, 8)) -> Recipes:
         has_dropout=False,
         blocks=BLOCKS,
     )
-    return Recipes(space.distributions, fading=True)
+    return Recipes(space.distributions, by_size=True)
 
 
-def opening(budget: float = 100, *, epochs: Any = (1, 8), **strategy: Any) -> Opening:
-    return Opening(Strategy(**strategy), ALLOCATOR, recipes(epochs), budget=budget, blocks=BLOCKS)
+def opening(
+    budget: float = 100, *, epochs: Any = (1, 8), depth: Depth | None = None, **strategy: Any
+) -> Opening:
+    return Opening(Strategy(**strategy), ALLOCATOR, recipes(epochs), budget=budget, depth=depth)
 
 
 def epochs_of(found: Opening) -> list[int]:
     return [recipes().with_epochs({}, step.epochs_at)["epochs"] for step in found.steps]
-
-
-def finished(widths: dict[str, int], score: float) -> Finished:
-    return Finished(
-        number=0,
-        widths=widths,
-        params=ALLOCATOR.cost.params(widths),
-        score=score,
-        costs={},
-        epochs=1,
-        lineage_epochs=1,
-        recipe={},
-    )
 
 
 def test_scouts_come_first_with_fewest_epochs() -> None:
@@ -72,15 +62,20 @@ def test_scouts_come_first_with_fewest_epochs() -> None:
     assert sizes[3] == pytest.approx(max(ALLOCATOR.least_params / ALLOCATOR.dense_params, SMALLEST))
 
 
-def test_a_small_budget_is_not_scouted() -> None:
-    assert opening(50, scouts=5).steps[0].share > FIRST_SCOUT
-    assert opening(100, scouts=5).steps[0].share <= FIRST_SCOUT
+def test_a_small_budget_has_fewer_scouts_and_the_largest_ones() -> None:
+    def scouts(budget: float) -> list[float]:
+        shares = [step.share for step in opening(budget, scouts=5).steps]
+        return shares[: next(i for i, share in enumerate(shares) if share > FIRST_SCOUT)]
+
+    assert scouts(10) == []
+    assert len(scouts(100)) > 2
+    assert scouts(50) == scouts(100)[:2]
 
 
 def test_the_chain_takes_its_share_of_the_epochs() -> None:
     # Few of this network's sizes are distinct, so that a share may not be used up.
     for share in (0.2, 0.3):
-        spent = sum(epochs_of(opening(100, scouts=0, probes=0, chain_share=share)))
+        spent = sum(epochs_of(opening(100, scouts=0, chain_share=share)))
         assert 0.6 * 100 * share < spent < 1.2 * 100 * share
 
 
@@ -93,68 +88,65 @@ def test_small_models_get_more_epochs() -> None:
 
 
 def test_fixed_epochs_are_counted_in_trials() -> None:
-    found = opening(20, epochs=5, scouts=0, probes=0, chain_share=0.5)
+    found = opening(20, epochs=5, scouts=0, chain_share=0.5)
     assert 7 <= len(found.steps) <= 10
 
 
-def test_the_first_steps_are_the_largest() -> None:
-    steps = opening(200, scouts=0, probes=0).steps
-    falls = [a.share / b.share for a, b in pairwise(steps)]
-    assert falls[0] > 1.2
+def test_a_chain_of_a_small_budget_takes_more_than_half_of_it() -> None:
+    def chain(budget: int, **strategy: Any) -> float:
+        return sum(epochs_of(opening(budget, scouts=0, **strategy))) / budget
+
+    assert 0.7 < chain(20) < 1.0
+    assert chain(400) < 0.6
+    assert chain(20, chain_share=0.5) < 0.7
 
 
-# --- probes -------------------------------------------------------------------------------------
+# --- depth --------------------------------------------------------------------------------------
 
 
-def place_of_first_probe(found: Opening) -> int:
-    return next(place for place, step in enumerate(found.steps) if step.probe)
+def test_small_models_are_shallow() -> None:
+    losses = {BLOCKS[0]: 0.1, BLOCKS[1]: 2.0}
+    found = opening(scouts=3, depth=Depth(BLOCKS, losses))
+    left = [sum(step.widths[block] for block in BLOCKS) for step in found.steps]
+    assert left[:3] == sorted(left[:3], reverse=True)
+    assert left[3:] == sorted(left[3:], reverse=True)
+    assert len(set(left)) > 1
+    for step, count in zip(found.steps, left, strict=True):
+        gone = Depth(BLOCKS, losses).dropped(step.share)
+        if count == 1:
+            assert not step.widths[BLOCKS[0]], "the one that does less harm goes first"
+        assert len(gone) in {len(BLOCKS) - count, len(BLOCKS) - count + 1}
 
 
-def test_a_probe_lacks_a_block_at_the_same_size() -> None:
-    found = opening(scouts=0)
-    place = place_of_first_probe(found)
-    plain, probe = found.widths(place - 1, {}), found.widths(place, {})
-    # The first block is the larger one.
-    assert [block for block in BLOCKS if not probe[block]] == list(BLOCKS[:1])
-    assert all(plain[block] for block in BLOCKS)
-    assert ALLOCATOR.cost.params(probe) <= round(found.steps[place].share * ALLOCATOR.dense_params)
-    assert sum(probe.values()) >= sum(plain.values()) - 1
+def test_a_model_without_a_block_is_wider() -> None:
+    shallow = opening(scouts=0, depth=Depth(BLOCKS, {})).steps
+    deep = {round(step.share, 2): step for step in opening(scouts=0).steps}
+    same = [(s, deep[round(s.share, 2)]) for s in shallow if round(s.share, 2) in deep]
+    for mine, other in same:
+        gone = [block for block in BLOCKS if not mine.widths[block]]
+        assert all(other.widths[block] for block in BLOCKS)
+        if gone:
+            assert mine.widths["0"] >= other.widths["0"]
+    assert any(not mine.widths[block] for mine, _ in same for block in BLOCKS)
 
 
-@pytest.mark.parametrize("wins", [True, False])
-def test_the_chain_goes_on_from_the_better_one(wins: bool) -> None:
-    found = opening(scouts=0)
-    place = place_of_first_probe(found)
-    known = {
-        place - 1: finished(found.widths(place - 1, {}), 0.5),
-        place: finished(found.widths(place, {}), 0.6 if wins else 0.4),
-    }
-    after = found.widths(place + 1, known)
-    assert bool(after[BLOCKS[0]]) is not wins
-    assert after == found.widths(place + 1, {place: known[place]} if wins else {})
+@pytest.mark.parametrize("depth", [None, Depth(BLOCKS, {})])
+def test_no_step_is_smaller_than_the_least(depth: Depth | None) -> None:
+    found = opening(scouts=3, depth=depth)
+    assert min(ALLOCATOR.cost.params(step.widths) for step in found.steps) >= found.least_params
 
 
-def test_of_equals_the_one_with_fewer_blocks_leads_on() -> None:
-    found = Opening(Strategy(scouts=0), ALLOCATOR, recipes(), budget=100, blocks=BLOCKS, noise=0.01)
-    place = place_of_first_probe(found)
-    plain = finished(found.widths(place - 1, {}), 0.5)
-    for score, dropped in ((0.495, True), (0.485, False)):
-        probe = finished(found.widths(place, {}), score)
-        after = found.widths(place + 1, {place - 1: plain, place: probe})
-        assert (not after[BLOCKS[0]]) is dropped
+def test_the_least_harmful_blocks_go_first() -> None:
+    depth = Depth(["a", "b", "c", "d"], {"a": 0.4, "b": 0.1, "c": 0.3, "d": 0.2})
+    gone = [depth.dropped(share) for share in np.geomspace(1, 1e-4, 200)]
+    assert gone[0] == ()
+    assert gone[-1] == ("b", "d", "c", "a")
+    assert all(b[: len(a)] == a for a, b in pairwise(gone)), "what is gone stays gone"
+    assert len(set(gone)) == 5, "one goes after the other"
 
 
-def test_no_step_is_smaller_than_the_least() -> None:
-    found = opening(scouts=3)
-    sizes = [ALLOCATOR.cost.params(found.widths(p, {})) for p in range(len(found.steps))]
-    assert min(sizes) >= found.least_params
-
-
-def test_no_probes_where_there_is_nothing_to_drop() -> None:
-    plain = Opening(Strategy(), ALLOCATOR, recipes(), budget=100, blocks=())
-    assert not any(step.probe for step in plain.steps)
-    assert not any(step.probe for step in opening(probes=0).steps)
-    assert not any(step.probe for step in opening(4, scouts=0).steps)
+def test_without_blocks_nothing_is_dropped() -> None:
+    assert Depth([], {}).dropped(0.001) == ()
 
 
 # --- strategies ---------------------------------------------------------------------------------
@@ -165,7 +157,6 @@ def test_no_probes_where_there_is_nothing_to_drop() -> None:
     [
         ("scouts", -1, "whole number of at least 0"),
         ("scouts", 1.5, "whole number of at least 0"),
-        ("probes", -1, "whole number of at least 0"),
         ("proposals", 0, "whole number of at least 1"),
         ("chain_share", 1.5, "between 0 and 1"),
     ],

@@ -19,7 +19,7 @@ from autoprune.searching.space import SearchSpace
 CHANNELS = grouped("mlp").channels
 ALLOCATOR = Allocator(CostModel(grouped("mlp")))
 SPACE = SearchSpace(channels=CHANNELS, space=Space(epochs=(1, 8)), has_dropout=False)
-RECIPES = Recipes(SPACE.distributions, fading=True)
+RECIPES = Recipes(SPACE.distributions, by_size=True)
 
 
 def recipe(epochs: int, **changes: Any) -> dict[str, Any]:

@@ -3,13 +3,21 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from autoprune import Space
-from autoprune.searching.recipes import LARGE, SMALL, Recipes, position, value_at
+from autoprune.searching.recipes import (
+    LARGE,
+    LR_POWER,
+    SMALL,
+    USUAL_AT,
+    Recipes,
+    position,
+    value_at,
+)
 from autoprune.searching.space import SearchSpace
 
 SPACE = SearchSpace(
     channels={"a": 8}, space=Space(epochs=(2, 8), dropout=(0.1, 0.3)), has_dropout=True
 )
-RECIPES = Recipes(SPACE.distributions, fading=True)
+RECIPES = Recipes(SPACE.distributions, by_size=True)
 
 
 @pytest.mark.parametrize("at", [0.0, 0.25, 0.5, 1.0])
@@ -31,11 +39,20 @@ def test_small_models_copy_and_drop_less() -> None:
     assert large["distill_weight"] > middle["distill_weight"] > small["distill_weight"] == 0.0
     assert large["dropout"] == pytest.approx(0.2)
     assert large["dropout"] > middle["dropout"] > small["dropout"] == 0.1
-    assert large["lr"] == small["lr"]
 
 
-def test_without_fading_all_sizes_are_the_same() -> None:
-    plain = Recipes(SPACE.distributions, fading=False)
+def test_small_models_learn_faster() -> None:
+    lr = SPACE.distributions["lr"]
+    assert isinstance(lr, FloatDistribution)
+    rates = [RECIPES.usual(share)["lr"] for share in (1.0, 1 / 4, USUAL_AT, 1 / 64, SMALL)]
+    assert rates == sorted(rates)
+    assert rates[2] == pytest.approx(value_at(lr, 0.5))
+    assert rates[2] / rates[1] == pytest.approx(4**-LR_POWER)
+    assert all(lr.low <= RECIPES.usual(share)["lr"] <= lr.high for share in (1e3, 1e-9))
+
+
+def test_without_that_all_sizes_are_the_same() -> None:
+    plain = Recipes(SPACE.distributions, by_size=False)
     assert plain.usual(1.0) == plain.usual(SMALL)
 
 
@@ -45,7 +62,7 @@ def test_recipes_hold_no_sparsities() -> None:
 
 def test_near_is_near_and_keeps_the_epochs() -> None:
     rng = np.random.default_rng(0)
-    known = RECIPES.with_epochs(RECIPES.usual(1.0), 1.0)
+    known = RECIPES.with_epochs(RECIPES.usual(USUAL_AT), 1.0)
     drawn = [RECIPES.near(rng, known, spread=0.05, explore=0.0) for _ in range(50)]
     lr = SPACE.distributions["lr"]
     assert isinstance(lr, FloatDistribution)

@@ -1,7 +1,7 @@
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +14,8 @@ from optuna.trial import TrialState
 from autoprune import AutopruneError, Space
 from autoprune.pruning.cost import CostModel
 from autoprune.searching.allocation import Allocator
-from autoprune.searching.descents import Opening
 from autoprune.searching.forecast import Forecast
-from autoprune.searching.history import PARAMS, PARENT, RETRY_OF, VALID, Finished, History, front
+from autoprune.searching.history import PARAMS, PARENT, VALID, History, front
 from autoprune.searching.lineage import choose_parent, covers
 from autoprune.searching.moves import Proposal
 from autoprune.searching.pareto import pareto
@@ -305,25 +304,6 @@ def test_a_trial_that_is_tried_again_takes_no_place_of_the_chain() -> None:
     assert again.params == stopped.params
     later = study.ask(SPACE.distributions)
     assert SPACE.widths(later.params) == SPACE.widths(plain.trials[4].params)
-
-
-def test_the_chain_goes_on_from_a_trial_that_was_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    known: list[dict[int, int]] = []
-    widths = Opening.widths
-
-    def spied(self: Opening, place: int, finished: Mapping[int, Finished]) -> dict[str, int]:
-        known.append({at: f.number for at, f in finished.items()})
-        return widths(self, place, finished)
-
-    monkeypatch.setattr(Opening, "widths", spied)
-    study = run("pruning", trials=4, budget=20, ended={3: TrialState.FAIL})
-    study.enqueue_trial(study.trials[3].params, user_attrs={RETRY_OF: 3})
-    for _ in range(2):
-        tell(study, study.ask(SPACE.distributions))
-    study.ask(SPACE.distributions)
-    assert known[-1] == {0: 0, 1: 1, 2: 2, 3: 4, 4: 5}
 
 
 def test_some_later_sizes_are_spread_by_lamp_scores(monkeypatch: pytest.MonkeyPatch) -> None:
