@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,11 +25,9 @@ not in the end."""
 CHAIN_SHARE, CHAIN_SIZES, MOST_OF_BUDGET = 0.5, 20, 0.9
 """The chain takes that share of the budget. But it is to have so many sizes, even if they take up
 to so much of it: with larger steps, too much is lost at each."""
-CHAIN_EPOCHS = (0.3, 0.6)
-"""Where the epochs of the chain's second and last model lie between fewest and most."""
-RECOVERY_AT = 0.6
-"""Where the epochs of the chain's first model lie: no cut after it is as large, and all the others
-inherit what it has made good."""
+CHAIN_EPOCHS = (0.65, 0.3)
+"""Where the epochs of the chain's first and last model lie between fewest and most: all the others
+inherit what the first ones have learnt. Their mean makes even epochs."""
 DETOURS, DETOUR = 8, 1.05
 """How often, and by which factor, a size is raised whose plan is too small."""
 
@@ -89,10 +87,8 @@ class Opening:
         self.steps: list[Step] = scouts + self._chain(count)
 
     def _chain(self, count: int) -> list[Step]:
-        if not self._by_size:
-            return self._descent(count, first=LARGEST, epochs_at=(0.5, 0.5))
-        first, *others = self._descent(count, first=LARGEST, epochs_at=CHAIN_EPOCHS)
-        return [replace(first, epochs_at=RECOVERY_AT), *others]
+        epochs_at = CHAIN_EPOCHS if self._by_size else (sum(CHAIN_EPOCHS) / 2,) * 2
+        return self._descent(count, first=LARGEST, epochs_at=epochs_at)
 
     def _descent(self, count: int, *, first: float, epochs_at: tuple[float, float]) -> list[Step]:
         """Return `count` sizes in geometric steps down to the smallest, each plan once."""
