@@ -453,8 +453,11 @@ def test_the_description_leads_to_the_models_worth_a_look(found: Found, recorded
     (parent,) = recorded.parents
     note = parent.data.tags["mlflow.note.content"]
     chosen = worth_a_look(found.result.front, dense=found.result.dense)
+    assert chosen.by_name["best"] is not None
     for alias, model in chosen.by_name.items():
-        assert model is not None
+        if model is None:  # none of so small a search need qualify
+            assert f"worth.{alias}" not in parent.data.tags
+            continue
         name = model.name
         trial = parent.data.tags[f"worth.{alias}"]
         run = recorded.children[trial]
