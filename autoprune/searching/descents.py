@@ -25,9 +25,12 @@ not in the end."""
 CHAIN_SHARE, CHAIN_SIZES, MOST_OF_BUDGET = 0.5, 20, 0.9
 """The chain takes that share of the budget. But it is to have so many sizes, even if they take up
 to so much of it: with larger steps, too much is lost at each."""
-CHAIN_EPOCHS = (0.65, 0.3)
-"""Where the epochs of the chain's first and last model lie between fewest and most: all the others
-inherit what the first ones have learnt. Their mean makes even epochs."""
+REFINED, ALONE = (0.6, 0.3, 0.6), (0.65, 0.3)
+"""Where the epochs of the chain's models lie between fewest and most, as `_spread` reads it: of a
+chain that leaves enough to refine the front, large models included, and of one that does not. Of
+both the first model gets many: all the others inherit what it has made good."""
+MOST = 2 / 3
+"""Such a chain has more than this share of the budget."""
 DETOURS, DETOUR = 8, 1.05
 """How often, and by which factor, a size is raised whose plan is too small."""
 
@@ -72,31 +75,39 @@ class Opening:
     ) -> None:
         self._allocator = allocator
         self._depth = depth
-        self._by_size = strategy.epochs_by_size
         smallest = math.ceil(allocator.dense_params * SMALLEST)
         self.least_params = max(allocator.least_params, smallest)
-        scouts = self._descent(strategy.scouts, first=FIRST_SCOUT, epochs_at=(0.0, 0.0))
+        scouts = self._descent(strategy.scouts, first=FIRST_SCOUT, epochs_at=(0.0,))
         fewest = recipes.with_epochs({}, 0.0).get(EPOCHS, 1)
         scouts = scouts[: int(budget / (SCOUTS_WORTH * fewest))]
-        usual = self._chain(20)
-        each = _epochs_of(usual, recipes) / len(usual)
         share = strategy.chain_share
         if share is None:
-            share = min(max(CHAIN_SHARE, CHAIN_SIZES * each / budget), MOST_OF_BUDGET)
-        count = max(round(share * budget / each), min(int(budget), 4))
-        self.steps: list[Step] = scouts + self._chain(count)
+            wanted = CHAIN_SIZES * self._epochs_each(REFINED, recipes) / budget
+            share = min(max(CHAIN_SHARE, wanted), MOST_OF_BUDGET)
+        epochs_at: Sequence[float] = ALONE if share > MOST else REFINED
+        if not strategy.epochs_by_size:
+            epochs_at = (sum(epochs_at) / len(epochs_at),)
+        count = round(share * budget / self._epochs_each(epochs_at, recipes))
+        chain = self._descent(max(count, min(int(budget), 4)), first=LARGEST, epochs_at=epochs_at)
+        self.steps: list[Step] = scouts + chain
 
-    def _chain(self, count: int) -> list[Step]:
-        epochs_at = CHAIN_EPOCHS if self._by_size else (sum(CHAIN_EPOCHS) / 2,) * 2
-        return self._descent(count, first=LARGEST, epochs_at=epochs_at)
+    def _epochs_each(self, epochs_at: Sequence[float], recipes: Recipes) -> float:
+        """Return a chain's epochs a model; where the space fixes them, 1: they are trials then."""
+        usual = self._descent(CHAIN_SIZES, first=LARGEST, epochs_at=epochs_at)
+        epochs = [recipes.with_epochs({}, step.epochs_at).get(EPOCHS, 1) for step in usual]
+        return float(np.mean(epochs))
 
-    def _descent(self, count: int, *, first: float, epochs_at: tuple[float, float]) -> list[Step]:
-        """Return `count` sizes in geometric steps down to the smallest, each plan once."""
+    def _descent(self, count: int, *, first: float, epochs_at: Sequence[float]) -> list[Step]:
+        """Return `count` sizes in geometric steps down to the smallest, each plan once.
+
+        `epochs_at` holds the epochs of the first models and, from the last but one to the last,
+        the ends of an even change over all others.
+        """
         dense = self._allocator.dense_params
         least = self.least_params / dense
         shares = np.geomspace(max(first, least), least, count)
         steps: list[Step] = []
-        for at, share in zip(np.linspace(*epochs_at, count), shares, strict=True):
+        for at, share in zip(_spread(epochs_at, count), shares, strict=True):
             widths = self._widths(float(share))
             if not steps or widths != steps[-1].widths:
                 size = self._allocator.cost.params(widths) / dense
@@ -121,6 +132,14 @@ class Opening:
         return widths
 
 
-def _epochs_of(steps: Sequence[Step], recipes: Recipes) -> float:
-    """Return the epochs of a descent; where the space fixes them, its trials."""
-    return float(sum(recipes.with_epochs({}, step.epochs_at).get(EPOCHS, 1) for step in steps))
+def _spread(values: Sequence[float], count: int) -> list[float]:
+    """Return `count` values that change evenly from the last but one to the last of `values`.
+
+    What is before these two takes the first places.
+
+    >>> _spread((0.0, 1.0), 3), _spread((9.0, 0.0, 1.0), 3), _spread((0.5,), 2)
+    ([0.0, 0.5, 1.0], [9.0, 0.5, 1.0], [0.5, 0.5])
+    """
+    *first, start, end = values if len(values) > 1 else (*values, *values)
+    even = np.linspace(start, end, count).tolist()
+    return [*first, *even[len(first) :]][:count]

@@ -79,10 +79,14 @@ def test_the_chain_takes_its_share_of_the_epochs() -> None:
         assert 0.6 * 100 * share < spent < 1.2 * 100 * share
 
 
-def test_large_models_get_more_epochs() -> None:
-    epochs = epochs_of(opening(scouts=0))
-    assert epochs == sorted(epochs, reverse=True)
-    assert epochs[0] > epochs[-1]
+def test_the_first_model_gets_many_epochs_and_then_those_that_nothing_refines() -> None:
+    first, *refined = epochs_of(opening(400, scouts=0))
+    assert first > refined[0]
+    assert refined == sorted(refined)
+    assert refined[0] < refined[-1]
+    alone = epochs_of(opening(40, scouts=0))
+    assert alone == sorted(alone, reverse=True)
+    assert alone[0] > alone[-1]
     assert len(set(epochs_of(opening(scouts=0, epochs_by_size=False)))) == 1
 
 
