@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,7 +134,9 @@ def test_layers_of_a_block_say_that_it_may_be_dropped() -> None:
 def test_a_block_that_may_not_be_dropped_stays_when_its_model_is_cut() -> None:
     data = (torch.zeros(4, 6), torch.zeros(4, dtype=torch.long))
     task = SupervisedTask(train=data, valid=data)
-    study = PruningStudy(name="s", model=Blocks, example=torch.zeros(2, 6), task=task)
+    space = Space(depth=False)
+    study = PruningStudy(name="s", model=Blocks, example=torch.zeros(2, 6), task=task, space=space)
+    assert replace(study, space=Space()).find_groups(study.build()).blocks == ("block.block",)
     whole = study.find_groups(study.build())
     assert whole.blocks == ()
     kept = {n: tuple(range(c // 2)) for n, c in whole.channels.items()}
