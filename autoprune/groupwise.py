@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -83,19 +85,20 @@ def block_losses(bench: Workbench, model: nn.Module) -> dict[str, float]:
     It is dropped from the dense model alone, BatchNorm is recalibrated, nothing is trained. The
     loss is the task's, over calibration samples.
     """
-    blocks = bench.grouping.blocks
-    if not blocks:
+    grouping = bench.grouping
+    if not grouping.blocks:
         return {}
-    channels = bench.grouping.channels
-    kept = {name: tuple(range(count)) for name, count in channels.items()}
-    source = Source(model=model, widths=channels, kept=kept, name=DENSE)
+    source = Source(model=model, widths=grouping.channels, kept=grouping.all_kept(), name=DENSE)
     with OwnRandomState():  # as above
         whole = _loss(bench, model)
-        return {
-            block: _loss(bench, without) - whole
-            for block in blocks
+        losses = {
+            block: _loss(bench, without)
+            for block in grouping.blocks
             for *_, without in _cut_alone(bench, source, block, WITHOUT_SCORES, ())
         }
+    # Nothing is worse than a loss that is no number, and JSON has no word for infinity.
+    worst = sys.float_info.max
+    return {b: loss - whole if math.isfinite(loss) else worst for b, loss in losses.items()}
 
 
 def _cut_alone(

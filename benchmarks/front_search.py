@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,7 @@ def search(bench: Bench, record: Record, method: str) -> None:
     settings = {name: value for name, value in VARIANTS[method].items() if name != "space"}
     study = study_of(bench, method)
     watcher = Watcher(bench, record, Store(out))
-    with suppress(SearchIsOver):
+    try:
         autoprune.search(
             study,
             out=out,
@@ -141,6 +140,9 @@ def search(bench: Bench, record: Record, method: str) -> None:
             budget_epochs=bench.epochs,
             **settings,
         )
+    except SearchIsOver as over:
+        if isinstance(over.__context__, KeyboardInterrupt):  # it exports what there is
+            raise KeyboardInterrupt from None
     with record.paused():
         take_up(record, watcher, trials_of(study, out))
 

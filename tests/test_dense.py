@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune import FineTune, PruningStudy, SupervisedTask
+from autoprune import FineTune, PruningStudy, SupervisedTask, groupwise, run
 from autoprune.dense import Dense, prepare_dense
 from autoprune.groupwise import block_losses
 from autoprune.progress import SilentReporter
-from autoprune.pruning.files import write_json
+from autoprune.pruning.files import read_json, write_json
 from autoprune.results.store import Store
 from autoprune.run import prunable_groups
 from autoprune.running.executor import Opening
@@ -76,27 +80,71 @@ def test_the_noise_is_that_of_the_yardstick_if_there_is_one(
     assert dense.sensitivity == {"0": -1.0}
 
 
+def network(first: float, second: float) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), Scaled(first), Scaled(second), nn.Linear(16, 3))
+
+
+def study_of(model: nn.Module, task: SupervisedTask) -> PruningStudy:
+    return PruningStudy(
+        name="blocks",
+        model=lambda: copy.deepcopy(model),
+        example=torch.zeros(1, 8),
+        task=task,
+        train=FineTune(epochs=8, lr=0.01),
+        space=Space(epochs=(1, 4)),
+        final_epochs=0,
+        device="cpu",
+    )
+
+
+def losses_of(model: nn.Module, task: SupervisedTask, folder: Path) -> dict[str, float]:
+    study, store = study_of(model, task), Store(folder)
+    store.save_grouping(prunable_groups(study, model))
+    before = torch.get_rng_state()
+    losses = block_losses(Workbench(study, store), model)
+    assert torch.equal(torch.get_rng_state(), before)
+    return losses
+
+
 def test_a_block_that_does_nothing_can_go_and_one_that_does_all_cannot(
     task: SupervisedTask, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 16), Scaled(3.0), Scaled(0.0), nn.Linear(16, 3))
-    study = PruningStudy(
-        name="blocks",
-        model=lambda: model,
-        example=torch.zeros(1, 8),
-        task=task,
-        train=FineTune(epochs=1, lr=0.01),
-        space=Space(depth=True),
-    )
-    store = Store(tmp_path)
-    store.save_grouping(prunable_groups(study, model))
-    bench = Workbench(study, store)
-    before = torch.get_rng_state()
-    losses = block_losses(bench, model)
-    assert torch.equal(torch.get_rng_state(), before)
+    losses = losses_of(network(3.0, 0.0), task, tmp_path)
     assert losses["2.block"] == pytest.approx(0.0, abs=1e-6)
     assert losses["1.block"] > 0.05
+
+
+def test_nothing_is_worse_than_a_loss_that_is_no_number(
+    task: SupervisedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = iter([0.5, math.nan, 0.75])
+    monkeypatch.setattr(groupwise, "_loss", lambda *_: next(told))
+    losses = losses_of(network(1.0, 1.0), task, tmp_path)
+    assert losses == {"1.block": sys.float_info.max, "2.block": 0.25}
+    assert json.loads(json.dumps(losses, allow_nan=False)) == losses
+
+
+@pytest.mark.parametrize("harmless", [1, 2])
+def test_a_search_drops_the_block_that_does_nothing_first(
+    harmless: int, task: SupervisedTask, tmp_path: Path
+) -> None:
+    scales = (0.0, 3.0) if harmless == 1 else (3.0, 0.0)
+    run.search(
+        study_of(network(*scales), task),
+        out=tmp_path,
+        budget=4,
+        workers=0,
+        tracking_uri="none",
+        extras=False,
+    )
+    store = Store(tmp_path)
+    losses = read_json(store.dense_file)["blocks"]
+    assert min(losses, key=lambda block: losses[block]) == f"{harmless}.block"
+    plans = [store.load_candidate(name).plan.widths for name in store.candidate_names()]
+    gone = [{n for n in ("1.block", "2.block") if not plan[n]} for plan in plans]
+    assert {f"{harmless}.block"} in gone
+    assert all(f"{harmless}.block" in each for each in gone if each)
 
 
 def test_an_earlier_versions_search_knows_nothing_of_blocks(

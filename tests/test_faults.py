@@ -67,7 +67,7 @@ FAULTS = {
 
 @pytest.fixture
 def trials_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing but trials meet the fault: a search cuts groups before its first one, too."""
+    """Let nothing but trials meet the fault: a search cuts groups after its last one, too."""
     monkeypatch.setattr(searchrun, "note_sensitivity", lambda *a: None)
 
 
@@ -77,12 +77,20 @@ def test_what_hurts_is_left_out_when_finding_out_hurts(
 ) -> None:
     what, words = FAULTS[fault]
     monkeypatch.setattr(searchrun, "SENSITIVITY_LIMIT", 5.0)
+    note_sensitivity = searchrun.note_sensitivity
+
+    def after_the_trials(*given: Any) -> None:
+        (tmp_path / "armed").touch()
+        note_sensitivity(*given)
+
+    monkeypatch.setattr(searchrun, "note_sensitivity", after_the_trials)
     out, notes = tmp_path / "out", Notes()
-    study = faulty(tmp_path, what)
+    study = faulty(tmp_path, what, when='(MARKS / "armed").exists()')
     result = run.search(study, out=out, budget=1, reporter=notes, **ONE)
     assert result.trials == {"complete": 1, "stopped": 0, "failed": 0}
     (note,) = [text for text in notes.told if text.startswith("Which groups hurt")]
     assert words.replace("10 s", "5 s") in note
+    assert (tmp_path / "mark0").exists()
     assert not (out / "sensitivity.json").exists()
 
 

@@ -106,6 +106,7 @@ def test_uniform_widths_are_in_the_config_and_load_anywhere(tmp_path: Path) -> N
 def test_channels_that_share_a_number_are_alike_and_nothing_else_changes(form: str) -> None:
     made = study(uniform=True) if form == "module" else study(lambda: bert, uniform=True)
     assert isinstance(made.model, nn.Module) == (form == "module")
+    assert made.space.depth is False, "no config says which layers went"
     dense: Any = made.build()
     assert same_answers(dense, bert().eval())
     for layer in dense.bert.encoder.layer:

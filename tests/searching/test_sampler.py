@@ -2,6 +2,7 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -159,6 +160,15 @@ def test_the_chain_spans_the_sizes() -> None:
     dense = COST.params(CHANNELS)
     assert 0.3 * dense < COST.params(chain[0]) <= 0.5 * dense
     assert min(COST.params(w) for w in chain) == COST.params(SPACE.minimum_widths())
+
+
+def test_the_chains_recipes_follow_the_size_unless_told_otherwise() -> None:
+    by_size = run("pruning", trials=CHAIN, budget=20, strategy=PLAIN)
+    flat = run("pruning", trials=CHAIN, budget=20, strategy=replace(PLAIN, recipe_by_size=False))
+    assert proposals(by_size) == proposals(flat)
+    rates = [[t.params["lr"] for t in study.trials] for study in (by_size, flat)]
+    ratios = [mine / other for mine, other in zip(*rates, strict=True)]
+    assert ratios[0] < 1.0 < ratios[-1]
 
 
 @pytest.mark.parametrize("rule", [{"max_sparsity": 0.5}, {"round_to": 4}, {"min_width": 3}])
