@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from autoprune.searching.allocation import Allocator, Shape
 from autoprune.searching.depth import Depth
 from autoprune.searching.recipes import EPOCHS, Recipes
 from autoprune.searching.strategy import Strategy
+
+Floats = npt.NDArray[np.float64]
 
 LARGEST = 0.5
 """The chain's first size, as a share of the dense parameters."""
@@ -25,14 +28,21 @@ not in the end."""
 CHAIN_SHARE, CHAIN_SIZES, MOST_OF_BUDGET = 0.5, 20, 0.9
 """The chain takes that share of the budget. But it is to have so many sizes, even if they take up
 to so much of it: with larger steps, too much is lost at each."""
-REFINED, ALONE = (0.6, 0.3, 0.6), (0.65, 0.3)
+REFINED, ALONE = (0.6, 0.3, 0.6), (0.6, 0.45, 0.45)
 """Where the epochs of the chain's models lie between fewest and most, as `_spread` reads it: of a
-chain that leaves enough to refine the front, large models included, and of one that does not. Of
-both the first model gets many: all the others inherit what it has made good."""
+chain that leaves enough to refine the front, and of one that does not. The first model gets many:
+all the others inherit what it has made good."""
 MOST = 2 / 3
 """Such a chain has more than this share of the budget."""
-DETOURS, DETOUR = 8, 1.05
-"""How often, and by which factor, a size is raised whose plan is too small."""
+ETAS = (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8)
+"""How a size is spread, the best guess first: which of them it is hardly matters to the score, but
+among small plans, which are coarse, one of another may come nearer to the size."""
+NEAR = 0.98
+"""What share of a size is near enough to it."""
+COARSE = 1.02
+"""How much larger than `SMALLEST` the last plan may be."""
+NARROWER = 0.85
+"""A plan that drops a block is at least this share of its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +64,7 @@ class Opening:
     steps
         The trials that a search begins with.
     least_params
-        The smallest size of a descent.
+        The smallest of their sizes.
 
     Parameters
     ----------
@@ -75,8 +85,8 @@ class Opening:
     ) -> None:
         self._allocator = allocator
         self._depth = depth
-        smallest = math.ceil(allocator.dense_params * SMALLEST)
-        self.least_params = max(allocator.least_params, smallest)
+        least = allocator.least_params / allocator.dense_params
+        self._smallest = max(least, COARSE * SMALLEST)
         scouts = self._descent(strategy.scouts, first=FIRST_SCOUT, epochs_at=(0.0,))
         fewest = recipes.with_epochs({}, 0.0).get(EPOCHS, 1)
         scouts = scouts[: int(budget / (SCOUTS_WORTH * fewest))]
@@ -90,6 +100,7 @@ class Opening:
         count = round(share * budget / self._epochs_each(epochs_at, recipes))
         chain = self._descent(max(count, min(int(budget), 4)), first=LARGEST, epochs_at=epochs_at)
         self.steps: list[Step] = scouts + chain
+        self.least_params = min(allocator.cost.params(step.widths) for step in self.steps)
 
     def _epochs_each(self, epochs_at: Sequence[float], recipes: Recipes) -> float:
         """Return a chain's epochs a model; where the space fixes them, 1: they are trials then."""
@@ -103,33 +114,63 @@ class Opening:
         `epochs_at` holds the epochs of the first models and, from the last but one to the last,
         the ends of an even change over all others.
         """
-        dense = self._allocator.dense_params
-        least = self.least_params / dense
-        shares = np.geomspace(max(first, least), least, count)
+        shares = _sizes(max(first, self._smallest), self._smallest, count)
         steps: list[Step] = []
         for at, share in zip(_spread(epochs_at, count), shares, strict=True):
-            widths = self._widths(float(share))
+            widths = self._widths(float(share), steps[-1].widths if steps else None)
             if not steps or widths != steps[-1].widths:
-                size = self._allocator.cost.params(widths) / dense
+                size = self._allocator.cost.params(widths) / self._allocator.dense_params
                 steps.append(Step(widths=widths, share=size, epochs_at=float(at)))
         return steps
 
-    def _widths(self, share: float) -> dict[str, int]:
-        """Return the plan of a share of the dense parameters."""
+    def _widths(self, share: float, before: Mapping[str, int] | None) -> dict[str, int]:
+        """Return a plan of about a share of the dense parameters, and of no more if there is one.
+
+        It nests in the plan `before`, to be cut from it; where a block goes, the others are made
+        wider instead if they had to be much narrower.
+        """
         cost = self._allocator.cost
-        ceiling = dict(zip(cost.names, cost.channels.tolist(), strict=True))
-        if self._depth is not None:
-            ceiling |= dict.fromkeys(self._depth.dropped(share), 0)
-        # A share that rounding puts below the smallest plan still means that one.
-        target = max(round(share * self._allocator.dense_params), self.least_params)
-        widths = self._allocator.widths(target, Shape(), at_most=ceiling)
-        # Sizes are coarse among the smallest: rather a larger plan than one that is too small.
-        for _ in range(DETOURS):
-            if cost.params(widths) >= self.least_params:
-                break
-            target = math.ceil(DETOUR * target)
-            widths = self._allocator.widths(target, Shape(), at_most=ceiling)
-        return widths
+        dense = dict(zip(cost.names, cost.channels.tolist(), strict=True))
+        dropped = self._depth.dropped(share) if self._depth is not None else ()
+        gone = dict.fromkeys(dropped, 0)
+        params = math.floor(share * self._allocator.dense_params + 1e-6)
+        if before is not None:
+            nested = self._largest(params, {**before, **gone})
+            same = all(not before[block] for block in dropped)
+            if same or cost.params(nested) >= NARROWER * params:
+                return nested
+        return self._largest(params, {**dense, **gone})
+
+    def _largest(self, params: int, ceiling: Mapping[str, int]) -> dict[str, int]:
+        """Return the largest plan of at most so many parameters; else the smallest there is."""
+        size = self._allocator.cost.params
+        plans: list[dict[str, int]] = []
+        for eta in ETAS:
+            plans.append(self._allocator.widths(params, Shape(eta=eta), at_most=ceiling))
+            if NEAR * params <= size(plans[-1]) <= params:
+                return plans[-1]
+        fitting = [plan for plan in plans if size(plan) <= params]
+        return max(fitting, key=size) if fitting else plans[0]
+
+
+def _sizes(first: float, last: float, count: int) -> Floats:
+    """Return `count` descending sizes in about even steps, among them a half, a quarter, an eighth.
+
+    For these people ask; they are there if steps are not larger.
+
+    >>> (1 / _sizes(1 / 2, 1 / 100, 9)).round(1).tolist()
+    [2.0, 4.0, 5.7, 8.0, 16.0, 22.6, 32.0, 64.0, 100.0]
+    """
+    even = np.geomspace(first, last, count)
+    if count < 2 or not 1 < even[0] / even[1] <= 2:
+        return even
+    logs = np.log2(even)
+    anchors = {0: logs[0], count - 1: logs[-1]}
+    for power in range(-1, math.floor(logs[-1]), -1):
+        anchors.setdefault(int(np.argmin(np.abs(logs - power))), power)
+    places = sorted(anchors)
+    sizes: Floats = np.interp(np.arange(count), places, [anchors[place] for place in places])
+    return 2.0**sizes
 
 
 def _spread(values: Sequence[float], count: int) -> list[float]:

@@ -29,8 +29,8 @@ class Strategy:
     """Share of the budget that the descending chain takes; the rest refines the front. None is
     half of it, or more where that is too little for a chain of 20 sizes."""
     epochs_by_size: bool = True
-    """Whether epochs of the chain's models depend on their size: the large ones get most where
-    nothing else trains them on, else the small ones."""
+    """Whether epochs of the chain's models depend on their size: its first model gets more than the
+    next ones and, where the rest of the budget refines the front, the small ones get more, too."""
     depth_first: bool = True
     """Whether the chain drops residual blocks as it shrinks, where they may be dropped: a small
     network does better shallow."""
