@@ -42,7 +42,7 @@ NEAR = 0.98
 COARSE = 1.02
 """How much larger than `SMALLEST` the last plan may be."""
 NARROWER = 0.85
-"""A plan that drops a block is at least this share of its size."""
+"""A plan that drops a block nests in the one before if it is at least this share of its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
