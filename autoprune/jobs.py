@@ -29,9 +29,9 @@ from autoprune.results.load import load
 from autoprune.searching.candidate import DENSE
 from autoprune.study import PruningStudy
 from autoprune.training.checkpoint import Keeper
-from autoprune.training.finetune import finetune, scored
+from autoprune.training.finetune import check_finite, finetune
 from autoprune.training.latency import measure_together
-from autoprune.training.yardstick import yardstick_of
+from autoprune.training.yardstick import score_and_yardstick
 from autoprune.workbench import CALIBRATION_SAMPLES, Job
 from autoprune.workbench import Workbench as Workbench
 from autoprune.workbench import open_workbench as open_workbench
@@ -63,7 +63,8 @@ def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None)
         ):
             yield {"epoch": epoch.epoch, "epochs": study.train.epochs, "valid": epoch.valid}
     settings = study.train or FineTune(epochs=0, lr=0.0)
-    valid = scored(study.task, model, settings.epochs, settings)
+    valid, yardstick = score_and_yardstick(study.task, model, "valid")
+    check_finite(valid, study.task.metric, settings.epochs, settings)
     measured = measured_latency(bench, model, latency)
     digest = save_model(bench.store.weights(DENSE), model)
     bench.store.scores(DENSE).unlink(missing_ok=True)  # of a run that did not get further
@@ -82,7 +83,7 @@ def prepare_dense(bench: Workbench, *, latency: Mapping[str, Any] | None = None)
         "sha256": digest,
         "memory": bench.cost.memory(bench.grouping.channels),
         **measured,
-        "yardstick": asdict(yardstick_of(study.task, model, "valid", score=valid)),
+        "yardstick": asdict(yardstick),
         "calibration_samples": bench.calibration_samples,
         "calibration_asked": CALIBRATION_SAMPLES,
         "sensitivity": {n: math.log(float(s.mean()) + 1e-12) for n, s in fisher.items()},

@@ -92,21 +92,15 @@ class Opening:
         scouts = scouts[: int(budget / (SCOUTS_WORTH * fewest))]
         share = strategy.chain_share
         if share is None:
-            wanted = CHAIN_SIZES * self._epochs_each(REFINED, recipes) / budget
+            wanted = CHAIN_SIZES * _epochs_each(REFINED, recipes) / budget
             share = min(max(CHAIN_SHARE, wanted), MOST_OF_BUDGET)
         epochs_at: Sequence[float] = ALONE if share > MOST else REFINED
         if not strategy.epochs_by_size:
             epochs_at = (sum(epochs_at) / len(epochs_at),)
-        count = round(share * budget / self._epochs_each(epochs_at, recipes))
+        count = round(share * budget / _epochs_each(epochs_at, recipes))
         chain = self._descent(max(count, min(int(budget), 4)), first=LARGEST, epochs_at=epochs_at)
         self.steps: list[Step] = scouts + chain
         self.least_params = min(allocator.cost.params(step.widths) for step in self.steps)
-
-    def _epochs_each(self, epochs_at: Sequence[float], recipes: Recipes) -> float:
-        """Return a chain's epochs a model; where the space fixes them, 1: they are trials then."""
-        usual = self._descent(CHAIN_SIZES, first=LARGEST, epochs_at=epochs_at)
-        epochs = [recipes.with_epochs({}, step.epochs_at).get(EPOCHS, 1) for step in usual]
-        return float(np.mean(epochs))
 
     def _descent(self, count: int, *, first: float, epochs_at: Sequence[float]) -> list[Step]:
         """Return `count` sizes in geometric steps down to the smallest, each plan once.
@@ -171,6 +165,12 @@ def _sizes(first: float, last: float, count: int) -> Floats:
     places = sorted(anchors)
     sizes: Floats = np.interp(np.arange(count), places, [anchors[place] for place in places])
     return 2.0**sizes
+
+
+def _epochs_each(epochs_at: Sequence[float], recipes: Recipes) -> float:
+    """Return a chain's epochs a model; where the space fixes them, 1: they are trials then."""
+    places = _spread(epochs_at, CHAIN_SIZES)
+    return float(np.mean([recipes.with_epochs({}, at).get(EPOCHS, 1) for at in places]))
 
 
 def _spread(values: Sequence[float], count: int) -> list[float]:

@@ -103,7 +103,7 @@ def finetune(
             total += loss.detach()
             count += 1
         mean = float(total) / max(count, 1)
-        _check(mean, "loss", epoch, settings)
+        check_finite(mean, "loss", epoch, settings)
         if epoch == settings.epochs:
             with torch.no_grad():
                 extra.finish()
@@ -138,7 +138,7 @@ def step_count(task: Task, settings: FineTune, *, seed: int = 0) -> int:
 def scored(task: Task, model: nn.Module, epoch: int, settings: FineTune) -> float:
     """Return the validation score after `epoch`; raise `TrialError` if it is not a number."""
     valid = float(task.evaluate(model, "valid"))
-    _check(valid, task.metric, epoch, settings)
+    check_finite(valid, task.metric, epoch, settings)
     return valid
 
 
@@ -154,7 +154,8 @@ def dropout_layers(model: nn.Module) -> list[nn.modules.dropout._DropoutNd]:
     return [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
 
 
-def _check(value: float, what: str, epoch: int, settings: FineTune) -> None:
+def check_finite(value: float, what: str, epoch: int, settings: FineTune) -> None:
+    """Raise `TrialError` if a loss or a score is not a number."""
     if not math.isfinite(value):
         raise TrialError(
             f"The {what} must stay finite, but became {value} in epoch {epoch} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -178,7 +178,8 @@ class SupervisedTask:
         """
         if type(self).evaluate is not SupervisedTask.evaluate:
             return None
-        return self._yardstick(*self._answers(model, split))
+        answers = self._answers(model, split)
+        return replace(self._yardstick(*answers), score=float(self._scorer(*answers)))
 
     def _yardstick(self, outputs: Any, targets: Any) -> Yardstick:
         constant = self._constant_answer(outputs, targets)

@@ -31,26 +31,28 @@ class Yardstick:
     """Of the model's score, for another draw of so many samples; None if it is not known."""
     chance: float | None
     """Score of the best answer that is the same for every sample; None if it is not known."""
+    score: float | None = None
+    """The model's own, if it was found on the way: on a large split that saves a pass."""
 
 
-def yardstick_of(task: Task, model: nn.Module, split: Split, *, score: float) -> Yardstick:
-    """Return what `score`, the model's on `split`, is to be measured against.
+def score_and_yardstick(task: Task, model: nn.Module, split: Split) -> tuple[float, Yardstick]:
+    """Return the model's score on `split`, and what it is to be measured against.
 
-    A task may say so by a method ``yardstick(model, split)`` that returns a `Yardstick` or None;
-    of any other, samples are counted, and noise is known if the metric is ``accuracy``.
+    A task may say the latter by a method ``yardstick(model, split)`` that returns a `Yardstick` or
+    None; of any other, samples are counted, and noise is known if the metric is ``accuracy``.
     """
     own: Callable[[nn.Module, Split], Yardstick | None] | None = getattr(task, "yardstick", None)
     found = own(model, split) if own is not None else None
+    if found is not None and found.score is not None:
+        return found.score, found
+    score = float(task.evaluate(model, split))
     if found is not None:
-        return found
+        return score, found
     batches = task.batches(split, batch_size=1024, seed=None)
     samples = sum(batch_size_of(batch.inputs) for batch in batches)
     shares = task.metric == "accuracy" and 0 <= score <= 1
-    return Yardstick(
-        samples=samples,
-        standard_error=share_error(score, samples) if shares else None,
-        chance=None,
-    )
+    error = share_error(score, samples) if shares else None
+    return score, Yardstick(samples=samples, standard_error=error, chance=None)
 
 
 def share_error(share: float, samples: int) -> float:

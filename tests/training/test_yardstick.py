@@ -11,9 +11,9 @@ from autoprune.training.scoring import accuracy
 from autoprune.training.yardstick import (
     MOST_RESAMPLED,
     Yardstick,
+    score_and_yardstick,
     score_error,
     share_error,
-    yardstick_of,
 )
 
 X = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
@@ -37,7 +37,9 @@ def task_of(targets: Tensor, inputs: Tensor = X, **settings: Any) -> SupervisedT
 
 
 def found(task: Any, model: nn.Module) -> Yardstick:
-    return yardstick_of(task, model, "valid", score=task.evaluate(model, "valid"))
+    score, yardstick = score_and_yardstick(task, model, "valid")
+    assert score == task.evaluate(model, "valid")
+    return yardstick
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,20 @@ def test_of_other_tasks_the_samples_are_counted(task: Any) -> None:
     task.metric = "loss"
     assert found(task, nn.Linear(3, 3)).standard_error is None
     task.metric = "accuracy"
+
+
+def test_the_split_is_read_once_where_one_pass_says_all() -> None:
+    class Counting(nn.Linear):
+        heard = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.heard += len(x)
+            return super().forward(x)
+
+    model = Counting(3, 3)
+    score, yardstick = score_and_yardstick(task_of(CLASSES), model, "valid")
+    assert model.heard == len(X)
+    assert score == yardstick.score
 
 
 def test_a_task_may_bring_its_own() -> None:
