@@ -103,7 +103,7 @@ class Opening:
         self.least_params = min(allocator.cost.params(step.widths) for step in self.steps)
 
     def _descent(self, count: int, *, first: float, epochs_at: Sequence[float]) -> list[Step]:
-        """Return `count` sizes in geometric steps down to the smallest, each plan once.
+        """Return `count` sizes in geometric steps down to the smallest, or fewer: each is smaller.
 
         `epochs_at` holds the epochs of the first models and, from the last but one to the last,
         the ends of an even change over all others.
@@ -112,8 +112,8 @@ class Opening:
         steps: list[Step] = []
         for at, share in zip(_spread(epochs_at, count), shares, strict=True):
             widths = self._widths(float(share), steps[-1].widths if steps else None)
-            if not steps or widths != steps[-1].widths:
-                size = self._allocator.cost.params(widths) / self._allocator.dense_params
+            size = self._allocator.cost.params(widths) / self._allocator.dense_params
+            if not steps or size < steps[-1].share:
                 steps.append(Step(widths=widths, share=size, epochs_at=float(at)))
         return steps
 

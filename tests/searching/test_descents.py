@@ -120,6 +120,16 @@ def test_models_of_a_half_a_quarter_an_eighth_are_in_the_chain_and_no_larger() -
         assert max(ratios) < 2.2
 
 
+@pytest.mark.parametrize("depth", [None, Depth(BLOCKS, {})])
+@pytest.mark.parametrize("budget", [1, 3, 40, 400, 2000])
+def test_each_plan_of_the_chain_is_smaller_than_the_one_before(
+    budget: int, depth: Depth | None
+) -> None:
+    sizes = [step.share for step in opening(budget, scouts=0, depth=depth).steps]
+    assert sizes
+    assert all(after < before for before, after in pairwise(sizes))
+
+
 def test_each_plan_is_cut_from_the_one_before() -> None:
     for before, after in pairwise(opening(60, scouts=0).steps):
         assert covers(before.widths, after.widths)
