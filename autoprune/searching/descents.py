@@ -141,10 +141,9 @@ class Opening:
         plans: list[dict[str, int]] = []
         for eta in ETAS:
             plans.append(self._allocator.widths(params, Shape(eta=eta), at_most=ceiling))
-            if NEAR * params <= size(plans[-1]) <= params:
-                return plans[-1]
-        fitting = [plan for plan in plans if size(plan) <= params]
-        return max(fitting, key=size) if fitting else plans[0]
+            if size(plans[-1]) >= NEAR * params:
+                break
+        return max(plans, key=size)
 
 
 def _sizes(first: float, last: float, count: int) -> Floats:
