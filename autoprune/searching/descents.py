@@ -35,8 +35,8 @@ all the others inherit what it has made good."""
 MOST = 2 / 3
 """Such a chain has more than this share of the budget."""
 ETAS = (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8)
-"""How a size is spread, the best guess first: which of them it is hardly matters to the score, but
-among small plans, which are coarse, one of another may come nearer to the size."""
+"""How a size is spread, the usual one first. Small plans are coarse: one of another allocation may
+come nearer to the size, which matters more than the allocation."""
 NEAR = 0.98
 """What share of a size is near enough to it."""
 COARSE = 1.02
