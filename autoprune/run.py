@@ -22,8 +22,8 @@ from autoprune.results.store import Store
 from autoprune.running.cluster import Cluster, Needs, connected
 from autoprune.searched import save_origin
 from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
+from autoprune.searching.optuna_study import opened
 from autoprune.searching.space import SearchSpace
-from autoprune.searching.storage_url import opened
 from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
 from autoprune.shipping import checkpoint_of, luggage_of

@@ -25,6 +25,21 @@ def quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+@contextmanager
+def opened(url: str | None) -> Iterator[BaseStorage | None]:
+    """Open the database of a storage URL, if there is one, and close it; see `open_database`."""
+    if url is None:
+        yield None
+        return
+    from autoprune.searching.storage_url import open_database  # SQLAlchemy is slow to import
+
+    storage = open_database(url)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+
+
 def open_study(
     name: str, *, storage: BaseStorage, objectives: Sequence[tuple[str, bool]]
 ) -> optuna.Study:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from autoprune.searching.candidate import Candidate
 
@@ -123,6 +122,8 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     pairs = [p for p in zip(first, second, strict=True) if all(map(math.isfinite, p))]
     if len(pairs) < LEAST:
         return None
+    from scipy.stats import rankdata  # slow to import, and wanted at the end of a search
+
     ranks = [rankdata(side) for side in zip(*pairs, strict=True)]
     if any(np.ptp(side) == 0 for side in ranks):
         return None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,19 +23,6 @@ TRIES = 4
 """Of opening: drivers that create the tables at the same moment get in each other's way."""
 
 _SCHEME = re.compile(r"([A-Za-z][\w.+-]*)://")
-
-
-@contextmanager
-def opened(url: str | None) -> Iterator[BaseStorage | None]:
-    """Open the storage of a URL, if there is one, as `open_database` does, and close it."""
-    if url is None:
-        yield None
-        return
-    storage = open_database(url)
-    try:
-        yield storage
-    finally:
-        storage.remove_session()
 
 
 def open_database(url: str) -> BaseStorage:

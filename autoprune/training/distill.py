@@ -11,7 +11,7 @@ from autoprune.training.device import autocast, device_of, to_device
 from autoprune.training.task import Batch, Task
 
 CACHE_LIMIT_BYTES = 1 << 29
-_CACHE_BATCH = 512
+_CACHE_BATCH = 256
 
 
 class Teacher:
