@@ -8,7 +8,7 @@ import front_peers
 import pytest
 from front_bench import Bench, Work, chain_length, sizes, spread
 from front_record import Record, size_of
-from front_report import Results, Run, interval, paired, section
+from front_report import Results, Run, ideas_table, interval, paired, section
 from front_tasks import TASKS
 
 from autoprune import FineTune
@@ -135,3 +135,18 @@ def test_the_section_has_losses_and_names_what_is_missing() -> None:
     assert "-0.080" in text
     assert "fastnas (seed 0, 1)" in text
     assert "chain (seed 1)" in text
+
+
+def test_an_idea_s_worth_is_told_on_the_way_and_in_the_end() -> None:
+    # Half the accuracy above 0.5 of 2 decades of 2.5 is 0.4; scouts are there after one epoch.
+    scouted = {s: run_of("autoprune", s, (10, 0.75, 0.75, 1), (10, 0.75, 0.75, 10)) for s in (0, 1)}
+    late = {s: run_of("no-scouts", s, (10, 0.75, 0.75, 10)) for s in (0, 1, 2)}
+    results = Results(task="d", title="Digits", runs={"autoprune": scouted, "no-scouts": late})
+    other = Results(task="v", title="ViT", runs={"autoprune": scouted})
+    lines = ideas_table([results, other]).splitlines()
+    assert lines[0].endswith("| Digits | ViT |")
+    assert lines[2:] == [
+        "| scouts | `no-scouts` | after 10 % | +0.400 ± 0.000 (2) | - |",
+        "| scouts | `no-scouts` | after 60 % | +0.400 ± 0.000 (2) | - |",
+        "| scouts | `no-scouts` | in the end | +0.000 ± 0.000 (2) | - |",
+    ]
