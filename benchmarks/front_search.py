@@ -51,7 +51,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tpe-lineage": {"sampler": "tpe"},
     "no-inherit": {"inherit": False},
     "no-scouts": {"strategy": Strategy(scouts=0)},
-    "even-epochs": {"strategy": Strategy(epochs_by_size=False)},
     "no-blocks": {"space": {"depth": False}},
     "no-depth-first": {"strategy": Strategy(depth_first=False)},
     "flat-recipe": {"strategy": Strategy(recipe_by_size=False)},

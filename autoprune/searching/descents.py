@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,15 +25,9 @@ FIRST_SCOUT = 1 / 8
 SCOUTS_WORTH = 20
 """A budget must be worth so many times the scouts, or there are fewer: they help the front early,
 not in the end."""
-CHAIN_SHARE, CHAIN_SIZES, MOST_OF_BUDGET = 0.5, 20, 0.9
+CHAIN_SHARE, CHAIN_SIZES, MOST_OF_BUDGET = 0.5, 16, 0.9
 """The chain takes that share of the budget. But it is to have so many sizes, even if they take up
 to so much of it: with larger steps, too much is lost at each."""
-REFINED, ALONE = (0.6, 0.3, 0.6), (0.6, 0.45, 0.45)
-"""Where the epochs of the chain's models lie between fewest and most, as `_spread` reads it: of a
-chain that leaves enough to refine the front, and of one that does not. The first model gets many:
-all the others inherit what it has made good."""
-MOST = 2 / 3
-"""Such a chain has more than this share of the budget."""
 ETAS = (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8)
 """How a size is spread, the usual one first. Small plans are coarse: one of another allocation may
 come nearer to the size, which matters more than the allocation."""
@@ -52,8 +46,8 @@ class Step:
     widths: Mapping[str, int]
     share: float
     """Its size as a share of the dense parameters."""
-    epochs_at: float
-    """Where its epochs lie between fewest (0) and most (1) that the space allows."""
+    scout: bool
+    """Whether it trains for as few epochs as the space allows, instead of as many as is usual."""
 
 
 class Opening:
@@ -87,34 +81,26 @@ class Opening:
         self._depth = depth
         least = allocator.least_params / allocator.dense_params
         self._smallest = max(least, COARSE * SMALLEST)
-        scouts = self._descent(strategy.scouts, first=FIRST_SCOUT, epochs_at=(0.0,))
         fewest = recipes.with_epochs({}, 0.0).get(EPOCHS, 1)
+        usual = recipes.usual(1.0).get(EPOCHS, 1)
+        scouts = self._descent(strategy.scouts, first=FIRST_SCOUT, scout=True)
         scouts = scouts[: int(budget / (SCOUTS_WORTH * fewest))]
         share = strategy.chain_share
         if share is None:
-            wanted = CHAIN_SIZES * _epochs_each(REFINED, recipes) / budget
-            share = min(max(CHAIN_SHARE, wanted), MOST_OF_BUDGET)
-        epochs_at: Sequence[float] = ALONE if share > MOST else REFINED
-        if not strategy.epochs_by_size:
-            epochs_at = (sum(epochs_at) / len(epochs_at),)
-        count = round(share * budget / _epochs_each(epochs_at, recipes))
-        chain = self._descent(max(count, min(int(budget), 4)), first=LARGEST, epochs_at=epochs_at)
+            share = min(max(CHAIN_SHARE, CHAIN_SIZES * usual / budget), MOST_OF_BUDGET)
+        count = max(round(share * budget / usual), min(int(budget), 4))
+        chain = self._descent(count, first=LARGEST, scout=False)
         self.steps: list[Step] = scouts + chain
         self.least_params = min(allocator.cost.params(step.widths) for step in self.steps)
 
-    def _descent(self, count: int, *, first: float, epochs_at: Sequence[float]) -> list[Step]:
-        """Return `count` sizes in geometric steps down to the smallest, or fewer: each is smaller.
-
-        `epochs_at` holds the epochs of the first models and, from the last but one to the last,
-        the ends of an even change over all others.
-        """
-        shares = _sizes(max(first, self._smallest), self._smallest, count)
+    def _descent(self, count: int, *, first: float, scout: bool) -> list[Step]:
+        """Return `count` sizes in even steps down to the smallest, or fewer: each is smaller."""
         steps: list[Step] = []
-        for at, share in zip(_spread(epochs_at, count), shares, strict=True):
+        for share in _sizes(max(first, self._smallest), self._smallest, count):
             widths = self._widths(float(share), steps[-1].widths if steps else None)
             size = self._allocator.cost.params(widths) / self._allocator.dense_params
             if not steps or size < steps[-1].share:
-                steps.append(Step(widths=widths, share=size, epochs_at=float(at)))
+                steps.append(Step(widths=widths, share=size, scout=scout))
         return steps
 
     def _widths(self, share: float, before: Mapping[str, int] | None) -> dict[str, int]:
@@ -164,22 +150,3 @@ def _sizes(first: float, last: float, count: int) -> Floats:
     places = sorted(anchors)
     sizes: Floats = np.interp(np.arange(count), places, [anchors[place] for place in places])
     return 2.0**sizes
-
-
-def _epochs_each(epochs_at: Sequence[float], recipes: Recipes) -> float:
-    """Return a chain's epochs a model; where the space fixes them, 1: they are trials then."""
-    places = _spread(epochs_at, CHAIN_SIZES)
-    return float(np.mean([recipes.with_epochs({}, at).get(EPOCHS, 1) for at in places]))
-
-
-def _spread(values: Sequence[float], count: int) -> list[float]:
-    """Return `count` values that change evenly from the last but one to the last of `values`.
-
-    What is before these two takes the first places.
-
-    >>> _spread((0.0, 1.0), 3), _spread((9.0, 0.0, 1.0), 3), _spread((0.5,), 2)
-    ([0.0, 0.5, 1.0], [9.0, 0.5, 1.0], [0.5, 0.5])
-    """
-    *first, start, end = values if len(values) > 1 else (*values, *values)
-    even = np.linspace(start, end, count).tolist()
-    return [*first, *even[len(first) :]][:count]

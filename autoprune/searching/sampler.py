@@ -179,7 +179,9 @@ class PruningSampler(BaseSampler):
     def _descend(self, rng: np.random.Generator, place: int) -> dict[str, Any]:
         """Return the parameters of a step of the opening, its recipe near the usual one."""
         step = self._opening.steps[place]
-        usual = self._recipes.with_epochs(self._recipes.usual(step.share), step.epochs_at)
+        usual = self._recipes.usual(step.share)
+        if step.scout:
+            usual = self._recipes.with_epochs(usual, 0.0)
         recipe = self._recipes.near(rng, usual, spread=OPENING_SPREAD, explore=OPENING_EXPLORE)
         return self._params(step.widths, recipe)
 

@@ -19,7 +19,7 @@ class Strategy:
     Examples
     --------
     >>> Strategy(scouts=0, chain_share=1.0)  # one descending chain, and nothing else
-    Strategy(scouts=0, chain_share=1.0, epochs_by_size=True, depth_first=True, ...)
+    Strategy(scouts=0, chain_share=1.0, depth_first=True, recipe_by_size=True, ...)
     """
 
     scouts: int = 5
@@ -27,10 +27,7 @@ class Strategy:
     front is there early. 0 is without."""
     chain_share: float | None = None
     """Share of the budget that the descending chain takes; the rest refines the front. None is
-    half of it, or more where that is too little for a chain of 20 sizes."""
-    epochs_by_size: bool = True
-    """Whether epochs of the chain's models depend on their size: its first model gets more than the
-    next ones and, where the rest of the budget refines the front, the small ones get more, too."""
+    half of it, or more where that is too little for a chain of 16 sizes."""
     depth_first: bool = True
     """Whether the chain drops residual blocks as it shrinks, where they may be dropped: a small
     network does better shallow."""

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 from nets import grouped
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from autoprune import AutopruneError, Space
@@ -142,8 +142,8 @@ def test_unknown_samplers_are_refused() -> None:
 # --- ours ---------------------------------------------------------------------------------------
 
 CHAIN = 12  # of 14 sizes, 0.7 of a budget of 20: some are of one plan
-PLAIN = Strategy(scouts=0, chain_share=0.7, epochs_by_size=False)
-BLIND = Strategy(scouts=0, chain_share=0.7, epochs_by_size=False, foresight=False)
+PLAIN = Strategy(scouts=0, chain_share=0.7)
+BLIND = Strategy(scouts=0, chain_share=0.7, foresight=False)
 
 
 def test_the_chain_descends_and_nests() -> None:
@@ -169,6 +169,16 @@ def test_the_chains_recipes_follow_the_size_unless_told_otherwise() -> None:
     rates = [[t.params["lr"] for t in study.trials] for study in (by_size, flat)]
     ratios = [mine / other for mine, other in zip(*rates, strict=True)]
     assert ratios[0] < 1.0 < ratios[-1]
+
+
+def test_scouts_train_for_the_fewest_epochs_and_the_chain_for_as_many_each() -> None:
+    study = run("pruning", trials=12, budget=40, strategy=Strategy(scouts=2))
+    epochs = [trial.params["epochs"] for trial in study.trials]
+    distribution = SPACE.distributions["epochs"]
+    assert isinstance(distribution, IntDistribution)
+    assert epochs[:2] == [distribution.low] * 2
+    assert len(set(epochs[2:])) == 1
+    assert distribution.low < epochs[2] < distribution.high
 
 
 @pytest.mark.parametrize("rule", [{"max_sparsity": 0.5}, {"round_to": 4}, {"min_width": 3}])
