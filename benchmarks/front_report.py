@@ -44,15 +44,17 @@ IDEAS = {
     "blocks go by size": "no-depth-first",
     "recipe by size": "flat-recipe",
     "scouts": "no-scouts",
-    "forecast": "no-foresight",
+    "refinement": "no-refinement",
+    "its forecast": "no-foresight",
     "scouts and refinement": "chain-only",
+    "stopping early": "no-stopping",
 }
 """What each idea's search does without it is called."""
 MOMENTS = {"after 10 %": 0.1, "after 60 %": 0.6, "in the end": 1.0}
 """Shares of the epochs after which an idea's worth is looked at."""
 ABOUT_IDEAS = (
     "What a search is ahead of itself with one idea off, from the rows above: differences in test "
-    "hypervolume, paired over seeds, with 95 % intervals, and how many seeds; positive where the "
+    "hypervolume, paired over seeds, with 95 % intervals, and how many pairs; positive where the "
     "idea helps. A search does not know that it will be let run to its end, so the front on the "
     "way counts, too."
 )
@@ -141,11 +143,13 @@ def shown(values: Sequence[float], form: str = ".3f") -> str:
 def paired(ours: Values, theirs: Values, *, form: str = "+.3f", factor: float = 1.0) -> str:
     """Return the mean difference over the seeds that both have, with its interval."""
     both = sorted(set(ours) & set(theirs))
-    differences = [factor * (ours[seed] - theirs[seed]) for seed in both]
-    half = interval(differences)
-    if not differences:
-        return "-"
-    return shown(differences, form) + ("" if half is None else f" ± {half:{form.lstrip('+')}}")
+    return with_interval([factor * (ours[seed] - theirs[seed]) for seed in both], form)
+
+
+def with_interval(values: Sequence[float], form: str = "+.3f") -> str:
+    """Return the mean and half the width of its interval, if there are enough values for one."""
+    half = interval(values)
+    return shown(values, form) + ("" if half is None else f" ± {half:{form.lstrip('+')}}")
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -212,15 +216,13 @@ class Results:
             rows.append(f"| {' | '.join(cells)} |")
         return "\n".join(rows)
 
-    def worth(self, idea: str, share: float) -> str:
-        """Return how far ours is ahead of itself without an idea, after a share of the epochs."""
-        method = IDEAS[idea]
-        ours, without = (
+    def gains(self, method: str, share: float) -> list[float]:
+        """Return how far ours is ahead of a method after a share of the epochs, for each seed."""
+        ours, theirs = (
             self.of(name, lambda r: r.at("epochs", share * r.final("epochs")))
             for name in (OURS, method)
         )
-        both = len(set(ours) & set(without))
-        return f"{paired(ours, without)} ({both})" if both else "-"
+        return [ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))]
 
     def accuracy_table(self) -> str:
         head = " | ".join(f"1/{f}" for f in FRACTIONS)
@@ -272,15 +274,20 @@ class Results:
 
 def ideas_table(results: Sequence[Results]) -> str:
     """Return what each idea is worth on each task, on the way and in the end."""
-    titles = " | ".join(each.title for each in results)
+    titles = " | ".join([*(each.title for each in results), "all pairs"])
     rows = [f"| idea | switched off in | of the epochs | {titles} |"]
-    rows.append("|" + " --- |" * (3 + len(results)))
+    rows.append("|" + " --- |" * (4 + len(results)))
     for idea, method in IDEAS.items():
         for moment, share in MOMENTS.items():
-            worths = [each.worth(idea, share) for each in results]
-            if set(worths) != {"-"}:
-                rows.append(f"| {idea} | `{method}` | {moment} | {' | '.join(worths)} |")
+            gains = [each.gains(method, share) for each in results]
+            cells = map(_with_count, [*gains, [gain for each in gains for gain in each]])
+            if any(gains):
+                rows.append(f"| {idea} | `{method}` | {moment} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _with_count(values: Sequence[float]) -> str:
+    return f"{with_interval(values)} ({len(values)})" if values else "-"
 
 
 def load(cells: Path, titles: Mapping[str, str], methods: Sequence[str]) -> list[Results]:

@@ -55,6 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-depth-first": {"strategy": Strategy(depth_first=False)},
     "flat-recipe": {"strategy": Strategy(recipe_by_size=False)},
     "no-foresight": {"strategy": Strategy(foresight=False)},
+    "no-refinement": {"strategy": Strategy(chain_share=1.0)},
     "chain-only": {"strategy": Strategy(scouts=0, chain_share=1.0)},
     "no-stopping": {"early_stop": False},
     "reconstruct": {"space": {"reconstruct": True}},
