@@ -247,9 +247,9 @@ def check_models(
 def test_a_server_that_never_answers_keeps_no_trial_waiting(
     server: MlflowServer, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "QUIET_SECONDS", 1.0)
     out = tmp_path / "out"
-    with silent_server() as uri:
+    with silent_server() as uri, monkeypatch.context() as patch:
+        patch.setattr(delivery, "QUIET_SECONDS", 1.0)
         script = Script()
         result = run.search(study, out=out, budget=4, workers=0, tracking_uri=uri, reporter=script)
     # All have ended and the front is exported before anybody waits for the one request that
@@ -259,6 +259,7 @@ def test_a_server_that_never_answers_keeps_no_trial_waiting(
     assert delivered(out) == 0
     assert any("no answer" in note for note in script.notes)
     assert script.notes[-1].startswith("8 records for MLflow are still in")
+    monkeypatch.setattr(delivery, "QUIET_SECONDS", 200)  # this server answers, however late
     done = sync(Store(out), uri=server.uri, experiment="silent")
     assert (done.delivered, done.left) == (8, 0)
     check(MlflowClient(server.uri), "silent", out, 4)
