@@ -49,7 +49,7 @@ IDEAS = {
     "scouts and refinement": "chain-only",
     "stopping early": "no-stopping",
 }
-"""What each idea's search does without it is called."""
+"""Each idea, and the method that is the same search without it."""
 MOMENTS = {"after 10 %": 0.1, "after 60 %": 0.6, "in the end": 1.0}
 """Shares of the epochs after which an idea's worth is looked at."""
 ABOUT_IDEAS = (

@@ -39,6 +39,12 @@ def test_importing_it_imports_nothing_heavy(module: str) -> None:
     assert python(code) == "[]"
 
 
+def test_a_search_imports_nothing_that_only_some_want() -> None:
+    late = ("sqlalchemy", "scipy.stats")  # a database for the study, and the report's correlations
+    code = f"import sys, autoprune.run; print([m for m in {late} if m in sys.modules])"
+    assert python(code) == "[]"
+
+
 def test_public_names_stay_what_they_are_whatever_was_imported_first() -> None:
     code = (
         "import types, autoprune, autoprune.run, autoprune.results.ui\n"
