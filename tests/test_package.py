@@ -45,6 +45,19 @@ def test_a_search_imports_nothing_that_only_some_want() -> None:
     assert python(code) == "[]"
 
 
+def test_training_does_not_import_the_compiler() -> None:
+    code = (
+        "import sys, torch\n"
+        "from autoprune import FineTune, SupervisedTask\n"
+        "from autoprune.training.finetune import finetune\n"
+        "x, y = torch.randn(64, 4), torch.arange(64) % 3\n"
+        "task = SupervisedTask(train=(x, y), valid=(x, y))\n"
+        "epochs = list(finetune(torch.nn.Linear(4, 3), task, FineTune(epochs=2, lr=0.01)))\n"
+        "print(len(epochs), 'torch._dynamo' in sys.modules)\n"
+    )
+    assert python(code) == "2 False"
+
+
 def test_public_names_stay_what_they_are_whatever_was_imported_first() -> None:
     code = (
         "import types, autoprune, autoprune.run, autoprune.results.ui\n"

@@ -18,7 +18,7 @@ from autoprune.lightning.listening import Heard, Stage, listening
 from autoprune.lightning.metrics import metrics_in, reset
 from autoprune.lightning.spelling import as_it_was, spelled_out
 from autoprune.pruning.plan import FineTune
-from autoprune.training.optimise import OneCycle, Optimisation
+from autoprune.training.optimise import OneCycle, Optimisation, Optimizer
 
 FORMS = (
     "an optimizer, ([optimizer], [schedulers]) or "
@@ -170,7 +170,7 @@ class OwnOptimisation(Optimisation):
         self._extra = OneCycle(nn.Module(), settings, steps, extra) if extra else None
 
     @property
-    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+    def optimizers(self) -> Sequence[Optimizer]:
         return (self._optimizer, *(self._extra.optimizers if self._extra else ()))
 
     @property

@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.pruning.weights import load_sealed, save_sealed
-from autoprune.training.optimise import Optimisation
+from autoprune.training.optimise import Optimisation, Optimizer
 from autoprune.training.regularise import Regulariser
 
 SECONDS = 10.0
 """Least time between two checkpoints of a trial."""
 WORTH = 50.0
 """How many times as long as writing a checkpoint took, the work between two of them lasts."""
+FORMAT = 2
+"""Of what a checkpoint holds; one of another format counts as none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +80,10 @@ class Training:
         if "random/cuda" in state.tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(state.tensors["random/cuda"], self.device)
 
-    def _trained(self) -> dict[str, tuple[torch.optim.Optimizer, Tensor]]:
+    def _trained(self) -> dict[str, tuple[Optimizer, Tensor]]:
         """Return what is trained, and by what, by a name that is the same in another process."""
         names = {id(p): name for name, p in self.model.named_parameters()}
-        found: dict[str, tuple[torch.optim.Optimizer, Tensor]] = {}
+        found: dict[str, tuple[Optimizer, Tensor]] = {}
         own = 0
         for optimizer in self.optimisation.optimizers:
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
@@ -156,16 +158,18 @@ class Keeper:
 
 def write_checkpoint(file: Path, state: TrainingState, about: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole, as one safetensors file that carries its own checksum."""
-    told = {"epoch": state.epoch, "numbers": state.numbers, "about": about}
+    told = {"format": FORMAT, "epoch": state.epoch, "numbers": state.numbers, "about": about}
     save_sealed(file, state.tensors, json.dumps(told))
 
 
 def read_checkpoint(file: Path) -> Saved | None:
-    """Read a checkpoint; None if there is none, or it was altered or cut short."""
+    """Read a checkpoint; None if there is none, it is of another format, altered or cut short."""
     found = load_sealed(file)
     if found is None:
         return None
     tensors, text = found
     value = json.loads(text)
+    if value.get("format") != FORMAT:
+        return None
     state = TrainingState(epoch=value["epoch"], tensors=tensors, numbers=value["numbers"])
     return Saved(training=state, about=value["about"])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any, Protocol
 
-import torch
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor, nn
 
 from autoprune.pruning.plan import FineTune
+from autoprune.training.adamw import FusedAdamW
 from autoprune.training.regularise import Regulariser
 from autoprune.training.task import Task
 
@@ -19,6 +18,20 @@ WARMUP = 0.2
 """Share of the steps in which the learning rate rises."""
 START = 0.1
 """Share of the peak learning rate to start at."""
+
+
+class Optimizer(Protocol):
+    """What training needs of an optimiser; those of `torch.optim` have it."""
+
+    param_groups: list[dict[str, Any]]
+
+    @property
+    def state(self) -> MutableMapping[Tensor, dict[str, Any]]:
+        """By parameter, what changes from step to step."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    def step(self) -> Any: ...
 
 
 class Optimisation(ABC):
@@ -30,7 +43,7 @@ class Optimisation(ABC):
 
     @property
     @abstractmethod
-    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+    def optimizers(self) -> Sequence[Optimizer]:
         """Those whose state a checkpoint has to hold."""
 
     @property
@@ -86,11 +99,13 @@ class OneCycle(Optimisation):
             *extra,
         ]
         groups = [group for group in groups if group["params"]]
-        self._optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-        self._schedule = LambdaLR(self._optimizer, _one_cycle(max(steps, 1)))
+        self._optimizer = FusedAdamW(groups, lr=settings.lr)
+        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._factor = _one_cycle(max(steps, 1))
+        self._set_rates(done=0)
 
     @property
-    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+    def optimizers(self) -> Sequence[Optimizer]:
         return (self._optimizer,)
 
     @property
@@ -98,22 +113,22 @@ class OneCycle(Optimisation):
         return float(self._optimizer.param_groups[0]["lr"])
 
     def after_step(self) -> None:
-        self._schedule.step()
+        self._set_rates(done=self._done + 1)
 
     def total_rate(self) -> float:
         return total_rate(self._settings, self._steps)
 
     def state(self) -> dict[str, Any]:
-        schedule = self._schedule.state_dict()
-        return {
-            "schedule": {name: v for name, v in schedule.items() if name != "lr_lambdas"},
-            "rates": [group["lr"] for group in self._optimizer.param_groups],
-        }
+        return {"steps": self._done}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None]})
-        for group, rate in zip(self._optimizer.param_groups, state["rates"], strict=True):
-            group["lr"] = rate
+        self._set_rates(done=state["steps"])
+
+    def _set_rates(self, *, done: int) -> None:
+        """Set the learning rates of the step after `done` ones."""
+        self._done = done
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * self._factor(done)
 
 
 def optimisation_for(

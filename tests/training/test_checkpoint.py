@@ -14,6 +14,7 @@ from autoprune import SupervisedTask
 from autoprune.pruning.graph import find_groups
 from autoprune.pruning.plan import FineTune, Sparsify
 from autoprune.training.checkpoint import (
+    FORMAT,
     Keeper,
     TrainingState,
     read_checkpoint,
@@ -135,8 +136,10 @@ def test_a_checkpoint_holds_what_was_written(kept: Path) -> None:
     assert saved.training.tensors["n"] == 7
 
 
-@pytest.mark.parametrize("harm", ["cut", "altered", "renamed", "text", "gone"])
-def test_a_checkpoint_that_cannot_be_trusted_counts_as_none(kept: Path, harm: str) -> None:
+@pytest.mark.parametrize("harm", ["cut", "altered", "renamed", "text", "gone", "older"])
+def test_a_checkpoint_that_cannot_be_trusted_counts_as_none(
+    kept: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = kept.read_bytes()
     if harm == "cut":
         kept.write_bytes(content[:-9])
@@ -146,6 +149,11 @@ def test_a_checkpoint_that_cannot_be_trusted_counts_as_none(kept: Path, harm: st
         kept.write_bytes(content.replace(b"stage", b"stagf"))
     elif harm == "text":
         kept.write_text("{}")
+    elif harm == "older":
+        with monkeypatch.context() as patch:
+            patch.setattr("autoprune.training.checkpoint.FORMAT", FORMAT - 1)
+            write_checkpoint(kept, state(), {"stage": 1})
+            assert read_checkpoint(kept) is not None
     else:
         kept.unlink()
     assert read_checkpoint(kept) is None
