@@ -45,17 +45,20 @@ def test_a_search_imports_nothing_that_only_some_want() -> None:
     assert python(code) == "[]"
 
 
-def test_training_does_not_import_the_compiler() -> None:
+def test_neither_groups_nor_training_import_the_compiler() -> None:
     code = (
         "import sys, torch\n"
         "from autoprune import FineTune, SupervisedTask\n"
+        "from autoprune.pruning.graph import find_groups\n"
         "from autoprune.training.finetune import finetune\n"
         "x, y = torch.randn(64, 4), torch.arange(64) % 3\n"
         "task = SupervisedTask(train=(x, y), valid=(x, y))\n"
-        "epochs = list(finetune(torch.nn.Linear(4, 3), task, FineTune(epochs=2, lr=0.01)))\n"
-        "print(len(epochs), 'torch._dynamo' in sys.modules)\n"
+        "net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))\n"
+        "groups = find_groups(net, x)\n"
+        "epochs = list(finetune(net, task, FineTune(epochs=2, lr=0.01)))\n"
+        "print(len(groups.channels), len(epochs), 'torch._dynamo' in sys.modules)\n"
     )
-    assert python(code) == "2 False"
+    assert python(code) == "1 2 False"
 
 
 def test_public_names_stay_what_they_are_whatever_was_imported_first() -> None:

@@ -8,6 +8,7 @@ freezes what it touches, and says so.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -91,6 +92,8 @@ def _plain_operations() -> Iterator[None]:
         stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(without_fast_path())
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and it takes 0.9 s to import
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 
@@ -162,6 +165,11 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
                 self._trail.skips[name] = (self.get(given), self.get(output))
 
         return leave
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare torch the import of its compiler: nothing is compiled while this follows."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -92,6 +92,17 @@ def test_the_model_is_left_alone(name: str) -> None:
     assert not next(model.parameters()).requires_grad
 
 
+@pytest.mark.parametrize("part", ["whole", "a module"])
+def test_compiled_models_are_followed_as_any_other(part: str) -> None:
+    model, example = build("residual")
+    whole = torch.compile(model, backend="eager") if part == "whole" else model
+    if part == "a module":
+        model.conv1.compile(backend="eager")
+    whole(example)  # compiled by now
+    found = find_groups(whole, example).channels  # type: ignore[arg-type]
+    assert {name.removeprefix("_orig_mod."): n for name, n in found.items()} == WIDTHS["residual"]
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_survives_json(name: str) -> None:
     grouping = grouped(name)
