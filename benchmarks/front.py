@@ -46,6 +46,7 @@ QUICK, QUICK_EPOCHS = ("autoprune", "chain", "tp-uniform", "optuna-tpe"), 60
 METHODS: dict[str, Callable[[Bench, Record], None]] = {
     **{name: partial(front_search.search, method=name) for name in front_search.VARIANTS},
     "chain": front_grids.full_chain,
+    "chain-muon": front_grids.muon_chain,
     "chain-half": front_grids.half_chain,
     "chain-double": front_grids.double_chain,
     "eta-half": front_grids.eta_half,

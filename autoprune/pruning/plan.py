@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.groups import Grouping
 
+OptimizerName = Literal["adamw", "muon"]
+OPTIMIZERS: tuple[str, ...] = get_args(OptimizerName)
 Granularity = Literal["channel", "weight", "2:4"]
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 
@@ -21,7 +23,7 @@ class FineTune:
 
     epochs: int
     lr: float
-    """Peak learning rate of the one-cycle schedule (AdamW)."""
+    """Peak learning rate of the one-cycle schedule."""
     batch_size: int = 64
     weight_decay: float = 1e-3
     distill_weight: float = 0.0
@@ -29,6 +31,8 @@ class FineTune:
     temperature: float = 2.0
     dropout: float | None = None
     """Rate given to every dropout layer; None leaves them as they are."""
+    optimizer: OptimizerName = "adamw"
+    """``adamw``, or ``muon`` for the weights of linear layers and convolutions."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,8 @@ def plan_note(plan: Plan, *, parent: str) -> str:
     if plan.reconstruct:
         cut += ", readers refitted by least squares"
     parts = [f"lr {tuning.lr:.3g}", f"batch size {tuning.batch_size}"]
+    if tuning.optimizer != "adamw":
+        parts.insert(0, tuning.optimizer)
     if tuning.distill_weight:
         parts.append(f"distillation {tuning.distill_weight:g}")
     if tuning.dropout is not None:

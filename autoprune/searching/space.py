@@ -20,7 +20,15 @@ from autoprune.errors import AutopruneError, unknown
 from autoprune.pruning.cost import Widths
 from autoprune.pruning.criteria import get_criterion
 from autoprune.pruning.groups import module_of
-from autoprune.pruning.plan import GRANULARITIES, FineTune, Granularity, Plan, Sparsify
+from autoprune.pruning.plan import (
+    GRANULARITIES,
+    OPTIMIZERS,
+    FineTune,
+    Granularity,
+    OptimizerName,
+    Plan,
+    Sparsify,
+)
 from autoprune.searching.widths import allowed_widths, nearest_width
 from autoprune.training.sparsify import SPARSIFIERS
 
@@ -50,6 +58,9 @@ class Space:
     epochs: int | tuple[int, int] = 10
     lr: Range = (5e-4, 2e-2)
     """Peak learning rate, searched on a log scale."""
+    optimizer: OptimizerName | tuple[OptimizerName, ...] = "adamw"
+    """Optimisers to choose from: ``adamw``, and ``muon`` for linear layers and convolutions. A
+    step of Muon is dear where layers are wide and each weight is used at few positions."""
     batch_size: int | tuple[int, ...] = (32, 64, 128)
     """Batch sizes to choose from."""
     weight_decay: Range = (1e-5, 1e-1)
@@ -92,9 +103,12 @@ class Space:
         for name in self.sparsify:
             if name != NO_SPARSIFY and name not in SPARSIFIERS:
                 raise unknown("sparsifier", name, [NO_SPARSIFY, *SPARSIFIERS])
+        for name in choices(self.optimizer):
+            if name not in OPTIMIZERS:
+                raise unknown("optimizer", name, OPTIMIZERS)
         for name in _RANGES:
             _check_range(name, getattr(self, name))
-        for name, what in (("criteria", "criterion"), ("sparsify", "sparsifier")):
+        for name, what in _NAMED.items():
             if not getattr(self, name):
                 raise AutopruneError(f"`space.{name}` must name at least one {what}, but is empty.")
         for name in ("batch_size", "steps"):
@@ -155,6 +169,10 @@ class Space:
                 raise AutopruneError(
                     f"`space.min_width` must be whole numbers of at least 1, but is {widths!r}."
                 )
+
+
+_NAMED = {"criteria": "criterion", "optimizer": "optimizer", "sparsify": "sparsifier"}
+"""What must be named at least once, and what one of them is called."""
 
 
 def choices(value: Any) -> tuple[Any, ...]:
@@ -239,7 +257,7 @@ class SearchSpace:
             for block in self.blocks
         }
         found["criterion"] = CategoricalDistribution(self.space.criteria)
-        for name in ("batch_size", "sparsify", "steps", "reconstruct"):
+        for name in ("optimizer", "batch_size", "sparsify", "steps", "reconstruct"):
             options = choices(getattr(self.space, name))
             if len(options) > 1 and self._applies(name):
                 found[name] = CategoricalDistribution(options)
@@ -365,6 +383,7 @@ class SearchSpace:
             finetune=FineTune(
                 epochs=int(value("epochs")),
                 lr=float(value("lr")),
+                optimizer=value("optimizer"),
                 batch_size=self.fixed_batch_size or int(value("batch_size")),
                 weight_decay=float(value("weight_decay")),
                 distill_weight=float(value("distill_weight")),

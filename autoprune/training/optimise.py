@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from autoprune.pruning.plan import FineTune
-from autoprune.training.adamw import FusedAdamW
+from autoprune.training.optimizers import FusedAdamW, Muon, matrices
 from autoprune.training.regularise import Regulariser
 from autoprune.training.task import Task
 
@@ -84,33 +84,43 @@ class Optimisation(ABC):
 
 
 class OneCycle(Optimisation):
-    """AdamW, its learning rate rising linearly to the peak and falling as a cosine to 0."""
+    """AdamW, its learning rate rising linearly to the peak and falling as a cosine to 0.
+
+    With the settings' optimiser ``muon``, that trains the matrices, and AdamW the rest.
+    """
 
     def __init__(
         self, model: nn.Module, settings: FineTune, steps: int, extra: Sequence[dict[str, Any]]
     ) -> None:
         self._settings, self._steps = settings, steps
-        trained = [p for p in model.parameters() if p.requires_grad]
         decay = settings.weight_decay
+        for_muon = matrices(model) if settings.optimizer == "muon" else []
+        keys = {id(parameter) for parameter in for_muon}
+        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in keys]
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if p.dim() > 1], "weight_decay": decay},
+            {"params": [p for p in rest if p.dim() > 1], "weight_decay": decay},
             # Biases and normalisation scales are not decayed.
-            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
             *extra,
         ]
         groups = [group for group in groups if group["params"]]
-        self._optimizer = FusedAdamW(groups, lr=settings.lr)
-        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._optimizers: list[FusedAdamW | Muon] = []
+        if for_muon:
+            group = {"params": for_muon, "weight_decay": decay}
+            self._optimizers.append(Muon([group], lr=settings.lr))
+        if groups:
+            self._optimizers.append(FusedAdamW(groups, lr=settings.lr))
+        self._peaks = [(group, group["lr"]) for group in self._groups()]
         self._factor = _one_cycle(max(steps, 1))
         self._set_rates(done=0)
 
     @property
     def optimizers(self) -> Sequence[Optimizer]:
-        return (self._optimizer,)
+        return self._optimizers
 
     @property
     def lr(self) -> float:
-        return float(self._optimizer.param_groups[0]["lr"])
+        return float(self._groups()[0]["lr"])
 
     def after_step(self) -> None:
         self._set_rates(done=self._done + 1)
@@ -127,8 +137,11 @@ class OneCycle(Optimisation):
     def _set_rates(self, *, done: int) -> None:
         """Set the learning rates of the step after `done` ones."""
         self._done = done
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+        for group, peak in self._peaks:
             group["lr"] = peak * self._factor(done)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
 
 
 def optimisation_for(

@@ -28,7 +28,15 @@ CANDIDATE = "candidate"
 """User attribute of the final stage's trials, as `asking` writes it: whom they train on."""
 TELLING = 8
 """A width that tells one share from another."""
-RECIPE = ("lr", "batch_size", "weight_decay", "distill_weight", "temperature", "dropout")
+RECIPE = (
+    "lr",
+    "optimizer",
+    "batch_size",
+    "weight_decay",
+    "distill_weight",
+    "temperature",
+    "dropout",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,9 @@ rate of 0.01, batches of 32 and distillation from the dense model (weight 0.5).'
         made = f"{trial.parent}, trained on for another {_count(epochs, 'epoch')}"
     else:
         made = f"{_cut(trial)}, then trained for {_count(epochs, 'epoch')}"
-    with_ = [f"a peak learning rate of {tuning['lr']:.3g}"] if "lr" in tuning else []
+    with_ = ["Muon"] if tuning.get("optimizer") == "muon" else []
+    if "lr" in tuning:
+        with_.append(f"a peak learning rate of {tuning['lr']:.3g}")
     if "batch_size" in tuning:
         with_.append(f"batches of {tuning['batch_size']}")
     if tuning.get("weight_decay"):
