@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from autoprune.errors import AutopruneError, first_line
+from autoprune.errors import AutopruneError, first_line, unknown
 from autoprune.pruning.groups import Grouping
 
 OptimizerName = Literal["adamw", "muon"]
@@ -33,6 +33,10 @@ class FineTune:
     """Rate given to every dropout layer; None leaves them as they are."""
     optimizer: OptimizerName = "adamw"
     """``adamw``, or ``muon`` for the weights of linear layers and convolutions."""
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown("optimizer", self.optimizer, OPTIMIZERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,14 @@ class Plan:
                 reconstruct=bool(value["reconstruct"]),
                 granularity=value["granularity"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (
+            AutopruneError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+        ) as error:
             raise AutopruneError(
                 f"A plan must have widths, criterion, finetune and kept, but reading it gave "
                 f"{first_line(error)}. Was the file altered?"

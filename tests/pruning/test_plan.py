@@ -26,6 +26,18 @@ def test_survives_json(plan: Plan) -> None:
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
+def test_a_plan_from_before_there_was_muon_means_adamw() -> None:
+    value = PLAN.to_json()
+    del value["finetune"]["optimizer"]
+    assert Plan.from_json(value) == PLAN
+    assert PLAN.finetune.optimizer == "adamw"
+
+
+def test_an_optimizer_that_is_none_is_refused() -> None:
+    with pytest.raises(AutopruneError, match="Did you mean 'muon'"):
+        FineTune(epochs=1, lr=0.1, optimizer="mion")  # type: ignore[arg-type]
+
+
 @given(kept=kept_channels(grouped("residual")))
 def test_kept_channels_decide_the_widths(kept: dict[str, tuple[int, ...]]) -> None:
     plan = replace(PLAN, kept=None).with_kept(kept)
@@ -46,6 +58,7 @@ def without(name: str) -> dict[str, Any]:
         PLAN.to_json() | {"widths": 3},
         PLAN.to_json() | {"widths": {"0": "many"}},
         PLAN.to_json() | {"finetune": {"epochs": 1, "lr": 0.1, "momentum": 0.9}},
+        PLAN.to_json() | {"finetune": {"epochs": 1, "lr": 0.1, "optimizer": "sgd"}},
         PLAN.to_json() | {"kept": {"0": [None]}},
         [],
     ],

@@ -183,6 +183,21 @@ def test_a_plan_takes_what_was_searched_and_what_is_fixed() -> None:
     )  # fmt: skip
 
 
+def test_optimizers_are_searched_where_there_are_two() -> None:
+    assert "optimizer" not in search_space(Space(optimizer="muon")).distributions
+    both = search_space(Space(optimizer=("adamw", "muon")))
+    assert both.distributions["optimizer"] == CategoricalDistribution(("adamw", "muon"))
+    params = {**both.sparsities(CHANNELS), "criterion": "l1", "batch_size": 32, "lr": 0.01,
+              "weight_decay": 0.0, "distill_weight": 0.5, "temperature": 2.0,
+              "dropout": 0.1}  # fmt: skip
+    for name in ("adamw", "muon"):
+        fixed = search_space(Space(optimizer=name))
+        plan = both.plan({**params, "optimizer": name})
+        assert plan.finetune.optimizer == name
+        assert fixed.plan(params) == plan
+        assert both.params(plan)["optimizer"] == name
+
+
 def test_a_net_without_dropout_gets_none() -> None:
     space = search_space(Space(dropout=0.2), has_dropout=False)
     params = {**space.sparsities(CHANNELS), "criterion": "l1", "lr": 1e-3, "weight_decay": 0.0,
@@ -198,6 +213,9 @@ def test_a_net_without_dropout_gets_none() -> None:
     [
         ({"criteria": ()}, "must name at least one criterion"),
         ({"criteria": ("l1", "tailor")}, "Did you mean 'taylor'"),
+        ({"optimizer": ()}, "must name at least one optimizer"),
+        ({"optimizer": "moon"}, "Did you mean 'muon'"),
+        ({"optimizer": ("adamw", "sgd")}, "'sgd'"),
         ({"lr": (1e-2, 1e-3)}, r"`space.lr` must be a number or \(low, high\) with low < high"),
         ({"lr": (1e-3, 1e-3)}, "low < high"),
         ({"lr": (1e-3, 1e-2, 1e-1)}, "low < high"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autoprune import SupervisedTask
 from autoprune.pruning.graph import find_groups
-from autoprune.pruning.plan import FineTune, Sparsify
+from autoprune.pruning.plan import OPTIMIZERS, FineTune, OptimizerName, Sparsify
 from autoprune.training.checkpoint import (
     FORMAT,
     Keeper,
@@ -50,10 +50,14 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return mine.keys() == its.keys() and all(torch.equal(mine[n], its[n]) for n in mine)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("after", range(1, EPOCHS + 1))
-def test_training_goes_on_bit_for_bit(task: SupervisedTask, after: int, tmp_path: Path) -> None:
+def test_training_goes_on_bit_for_bit(
+    task: SupervisedTask, after: int, optimizer: OptimizerName, tmp_path: Path
+) -> None:
+    settings = replace(TUNING, optimizer=optimizer)
     whole, states = net(), Stack()
-    epochs = list(finetune(whole, task, TUNING, seed=1, keep=states))
+    epochs = list(finetune(whole, task, settings, seed=1, keep=states))
     assert [state.epoch for state in states] == [1, 2, 3, 4, 5]
 
     file = tmp_path / "there.safetensors"
@@ -64,7 +68,7 @@ def test_training_goes_on_bit_for_bit(task: SupervisedTask, after: int, tmp_path
     torch.manual_seed(99)  # another process, somewhere else
     torch.rand(7)
     other = net()
-    rest = list(finetune(other, task, TUNING, seed=1, start=saved.training))
+    rest = list(finetune(other, task, settings, seed=1, start=saved.training))
     assert rest == epochs[after:]
     assert same(other, whole)
     assert not same(other, net())
