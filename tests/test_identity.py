@@ -96,6 +96,11 @@ def test_a_search_of_an_earlier_version_can_be_gone_on_with(searched: Path) -> N
     for key in ("study_settings", "train", "checkpoint", "weights", "data", "answers"):
         old = {k: v for k, v in known.items() if k != key}
         assert what_changed(old, known) is None
+    old = json.loads(json.dumps(known))
+    del old["study_settings"]["optimizer"], old["train"]["optimizer"]
+    assert what_changed(old, known) is None
+    muon = {**known, "study_settings": known["study_settings"] | {"optimizer": "muon"}}
+    assert what_changed(old, muon) == "its optimizer is 'adamw', not 'muon'"
     assert what_changed(known, known | {"metric": "r2"}) == "its metric is 'accuracy', not 'r2'"
 
 

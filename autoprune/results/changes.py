@@ -8,6 +8,8 @@ from typing import Any
 
 LATER = ("study_settings", "train", "checkpoint", "weights", "data", "answers")
 """What earlier versions did not write down."""
+BEFORE = {"study_settings.optimizer": "adamw", "train.optimizer": "adamw"}
+"""What a setting was before there was a choice."""
 OPAQUE = {
     "data.train": "training data",
     "data.valid": "validation data",
@@ -41,7 +43,8 @@ def what_changed(known: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
 def _difference(path: str, known: Any, now: Any) -> str | None:
     if isinstance(known, Mapping) and isinstance(now, Mapping):
         for key in {**known, **now}:
-            found = _difference(f"{path}.{key}", known.get(key), now.get(key))
+            inner = f"{path}.{key}"
+            found = _difference(inner, known.get(key, BEFORE.get(inner)), now.get(key))
             if found is not None:
                 return found
         return None
