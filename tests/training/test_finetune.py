@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autoprune import FineTune, SupervisedTask
 from autoprune.errors import TrialError
+from autoprune.pruning.plan import OPTIMIZERS, OptimizerName
 from autoprune.training.distill import Teacher
 from autoprune.training.finetune import dropout_layers, finetune
 
@@ -56,8 +57,9 @@ def test_trains_an_epoch_at_a_time(task: SupervisedTask) -> None:
     assert int(model[1].num_batches_tracked) == 8
 
 
-def test_learns(task: SupervisedTask) -> None:
-    epochs = list(finetune(net(), task, SETTINGS))
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.02), ("muon", 0.1)])
+def test_learns(task: SupervisedTask, optimizer: OptimizerName, lr: float) -> None:
+    epochs = list(finetune(net(), task, replace(SETTINGS, optimizer=optimizer, lr=lr)))
     assert epochs[-1].loss < 0.5 * epochs[0].loss
     assert epochs[-1].valid > 0.95
 
@@ -101,10 +103,13 @@ def flat_task(task: SupervisedTask) -> SupervisedTask:
     )
 
 
-def test_rate_rises_then_falls_and_only_weights_decay(task: SupervisedTask) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_rate_rises_then_falls_and_only_weights_decay(
+    task: SupervisedTask, optimizer: OptimizerName
+) -> None:
     model = nn.Linear(8, 3)
     weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
-    settings = FineTune(epochs=3, lr=0.1, batch_size=30, weight_decay=0.5)
+    settings = FineTune(epochs=3, lr=0.1, batch_size=30, weight_decay=0.5, optimizer=optimizer)
     steps, rising = 12, 2  # a fifth of the steps
     shrunk = 1.0
     for step in range(steps):
