@@ -20,6 +20,9 @@ def plan_note(plan: Plan, *, parent: str) -> str:
     >>> tuning = FineTune(epochs=6, lr=0.01, distill_weight=0.5)
     >>> plan_note(Plan(widths={}, criterion="l2", finetune=tuning), parent="t003")
     'Cut from `t003` by l2; trained 6 epochs at lr 0.01, batch size 64, distillation 0.5.'
+    >>> tuning = FineTune(epochs=1, lr=0.02, optimizer="muon")
+    >>> plan_note(Plan(widths={}, criterion="l1", finetune=tuning), parent="dense")
+    'Cut from `dense` by l1; trained 1 epoch by Muon at lr 0.02, batch size 64.'
     """
     tuning = plan.finetune
     cut = f"Cut from `{parent}` by {plan.criterion}"
@@ -33,13 +36,12 @@ def plan_note(plan: Plan, *, parent: str) -> str:
     if plan.reconstruct:
         cut += ", readers refitted by least squares"
     parts = [f"lr {tuning.lr:.3g}", f"batch size {tuning.batch_size}"]
-    if tuning.optimizer != "adamw":
-        parts.insert(0, tuning.optimizer)
     if tuning.distill_weight:
         parts.append(f"distillation {tuning.distill_weight:g}")
     if tuning.dropout is not None:
         parts.append(f"dropout {tuning.dropout:g}")
-    return f"{cut}; trained {_count(tuning.epochs, 'epoch')} at {', '.join(parts)}."
+    by = " by Muon" if tuning.optimizer == "muon" else ""
+    return f"{cut}; trained {_count(tuning.epochs, 'epoch')}{by} at {', '.join(parts)}."
 
 
 def model_line(model: Model, dense: Model, metric: str) -> str:

@@ -81,6 +81,10 @@ def recipe(trial: TrialFacts) -> str:
     >>> recipe(TrialFacts(name="t1", number=1, state="complete", criterion="l2", tuning=tuning))
     'Cut from the dense model by the criterion l2, then trained for 6 epochs with a peak learning \
 rate of 0.01, batches of 32 and distillation from the dense model (weight 0.5).'
+    >>> tuning = {"epochs": 1, "lr": 0.02, "optimizer": "muon"}
+    >>> recipe(TrialFacts(name="t2", number=2, state="complete", criterion="l1", tuning=tuning))
+    'Cut from the dense model by the criterion l1, then trained for 1 epoch with Muon, a peak \
+learning rate of 0.02 and no distillation.'
     """
     tuning = trial.tuning or {}
     epochs = int(tuning.get("epochs", trial.epochs))
