@@ -39,7 +39,7 @@ def without_room(error: OSError, what: object) -> RoomError:
     )
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> AutopruneError:
+def unknown(kind: str, name: object, choices: Iterable[str]) -> AutopruneError:
     """Build the error for a name that is in no registry: the choices, and the nearest one.
 
     >>> print(unknown("criterion", "tailor", ["l2", "taylor"]))
@@ -47,7 +47,7 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> AutopruneError:
     """
     known = sorted(choices)
     message = f"Unknown {kind} {name!r}. Choose one of: {', '.join(known)}."
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(str(name), known, n=1)
     return AutopruneError(f"{message} Did you mean {near[0]!r}?" if near else message)
 
 

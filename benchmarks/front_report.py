@@ -23,8 +23,9 @@ FRACTIONS = (2, 4, 8, 16, 32)
 TITLE = "Fronts from the same epochs"
 ABOUT = (
     "`python benchmarks/front.py --write`: every method has the same dense models, the same epochs "
-    "of fine-tuning in all and the same recipe (AdamW, one cycle, distillation from the dense "
-    "model), which was tuned on validation at one size with a dense model of another seed; those "
+    "of fine-tuning in all and the same recipe (AdamW, but for the two rows with Muon; "
+    "one cycle, distillation from the dense model), which was "
+    "tuned on validation at one size with a dense model of another seed; those "
     "epochs are not charged to anybody, and autoprune's searches begin at that recipe and vary it. "
     "Dropout is off in all fine-tuning. "
     "Hypervolume is the share of the plane of log10 of the parameters (2.5 decades down from "

@@ -56,7 +56,7 @@ def study_from(
     space
         What is searched; by default 4 to 16 epochs, learning rates near the module's own, and its
         dropout as it is. A plan's `lr` is the peak that the module's own schedules are scaled to;
-        its `weight_decay` is not used.
+        its `weight_decay` and `optimizer` are not used.
     ignore
         Hooks of the module's own that training may go without.
     **settings
