@@ -179,7 +179,8 @@ def started(cell: Cell, work: Work, log: Path) -> subprocess.Popen[bytes]:
 
 def stages(tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> list[list[Cell]]:
     """Return cells in stages: dense models, recipes, and then the methods, seed by seed."""
-    dense = [Cell(task=t, method=DENSE, seed=s) for t in tasks for s in (TUNING_SEED, *seeds)]
+    owners = dict.fromkeys(TASKS[t].dense_of or t for t in tasks)
+    dense = [Cell(task=t, method=DENSE, seed=s) for t in owners for s in (TUNING_SEED, *seeds)]
     recipes = [Cell(task=t, method=RECIPE, seed=TUNING_SEED) for t in tasks]
     runs = [Cell(task=t, method=m, seed=s) for t in tasks for s in seeds for m in methods]
     return [dense, recipes, runs]

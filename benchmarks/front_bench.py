@@ -124,7 +124,7 @@ class Bench:
         started = time.process_time()
         for _ in finetune(model, self.task, self.spec.dense, seed=self.seed):
             pass
-        file = self.work.dense(self.spec.name, self.seed)
+        file = self.dense_file
         save_model(file, model)
         about = {
             "params": size_of(model),
@@ -136,7 +136,7 @@ class Bench:
 
     @property
     def dense_file(self) -> Path:
-        return self.work.dense(self.spec.name, self.seed)
+        return self.work.dense(self.spec.dense_of or self.spec.name, self.seed)
 
     @cached_property
     def about_dense(self) -> dict[str, Any]:
@@ -232,7 +232,7 @@ class Bench:
                 tried[key] = sum(self._try(recipe, n) for n in range(REPEATS)) / REPEATS
             return tried[key]
 
-        best = dict(START)
+        best = {**START, "optimizer": self.spec.optimizer}
         for name, values in GRID.items():
             best = max(({**best, name: value} for value in values), key=mean_score)
         write_json(self.work.recipe(self.spec.name), {"recipe": best, "valid": tried})

@@ -26,7 +26,7 @@ FINE_STEPS = 400
 """Steps in which torch-pruning's pruner comes by a wanted size, as its own examples do."""
 MOST = 0.97
 """Largest ratio of an Optuna script."""
-PLAIN = {"lr": 1e-3, "batch_size": 64, "distill_weight": 0.0}
+PLAIN = {"lr": 1e-3, "batch_size": 64, "distill_weight": 0.0, "optimizer": "adamw"}
 """What a script does usually: AdamW's default learning rate and no distillation."""
 
 

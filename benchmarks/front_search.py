@@ -42,6 +42,7 @@ def space_of(recipe: Mapping[str, Any]) -> Space:
         distill_weight=(0.0, min(2 * weight, 1.0)),
         temperature=(recipe["temperature"] / 2, recipe["temperature"] * 2),
         dropout=DROPOUT,
+        optimizer=recipe.get("optimizer", "adamw"),
     )
 
 

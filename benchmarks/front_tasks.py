@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune import FineTune, SupervisedTask
+from autoprune.pruning.plan import OptimizerName
 from autoprune.study import load_study
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -40,6 +41,21 @@ class FrontTask:
     dense: FineTune
     epochs: int
     """Of fine-tuning, in all, for each method."""
+    optimizer: OptimizerName = "adamw"
+    """Of every method's fine-tuning; the rest of the recipe is tuned for it."""
+    dense_of: str | None = None
+    """The task whose dense models these are; None for its own."""
+
+
+def with_muon(task: FrontTask) -> FrontTask:
+    """Return a task with the same dense models, which every method fine-tunes with Muon."""
+    return replace(
+        task,
+        name=f"{task.name}-muon",
+        title=f"{task.title}, with Muon",
+        optimizer="muon",
+        dense_of=task.name,
+    )
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -186,7 +202,7 @@ class VisionTransformer(nn.Module):
 
 
 SMALL = torch.zeros(2, 1, 14, 14)
-TASKS = {
+ADAMW_TASKS = {
     task.name: task
     for task in (
         FrontTask(
@@ -231,6 +247,7 @@ TASKS = {
         ),
     )
 }
+TASKS = ADAMW_TASKS | {task.name: task for task in map(with_muon, ADAMW_TASKS.values())}
 
 
 def check_data(names: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from front_bench import TUNING_SEED, Bench, Work, chain_length
-from front_tasks import TASKS, check_data
+from front_tasks import ADAMW_TASKS, TASKS, check_data
 from results_file import wrapped, write_section
 
 from autoprune.pruning.plan import OPTIMIZERS, OptimizerName
@@ -70,7 +70,7 @@ def score(bench: Bench, times: int, epochs: int, optimizer: OptimizerName, rate:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--tasks", default=",".join(ADAMW_TASKS))
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / "front_runs")
     parser.add_argument("--write", action="store_true", help="put the table into RESULTS.md")
     options = parser.parse_args()
