@@ -43,7 +43,7 @@ TUNED_AT, REPEATS = 1 / 16, 3
 DROPOUT = 0.0
 """Of every method's fine-tuning: pruned networks are too small to need it."""
 GRID: dict[str, tuple[Any, ...]] = {
-    "lr": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2),
+    "lr": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2),
     "criterion": ("l2", "taylor"),
     "distill_weight": (0.2, 0.5, 1.0),
     "batch_size": (32, 64),
