@@ -46,7 +46,6 @@ QUICK, QUICK_EPOCHS = ("autoprune", "chain", "tp-uniform", "optuna-tpe"), 60
 METHODS: dict[str, Callable[[Bench, Record], None]] = {
     **{name: partial(front_search.search, method=name) for name in front_search.VARIANTS},
     "chain": front_grids.full_chain,
-    "chain-muon": front_grids.muon_chain,
     "chain-half": front_grids.half_chain,
     "chain-double": front_grids.double_chain,
     "eta-half": front_grids.eta_half,
@@ -240,7 +239,8 @@ def main() -> None:
             if faults:
                 break
     titles = {name: TASKS[name].title for name in tasks}
-    results = load(work.root / "cells", titles, methods)
+    like = {name: TASKS[name].dense_of for name in tasks}
+    results = load(work.root / "cells", titles, methods, like=like)
     text = section(results, tasks=tasks, methods=methods, seeds=seeds)
     print(text)
     if options.write:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from front_bench import Bench, chain_length, sizes, spread
 from front_record import Record
 
@@ -25,11 +23,8 @@ def grid(bench: Bench, record: Record, *, eta: float) -> None:
         record.add(small.model, valid, epochs=epochs)
 
 
-def chain(bench: Bench, record: Record, *, length: int, **changes: Any) -> None:
-    """Cut sizes in descending order, eta = 0.5, each from the last one's fine-tuned weights.
-
-    `changes` are to the recipe.
-    """
+def chain(bench: Bench, record: Record, *, length: int) -> None:
+    """Cut sizes in descending order, eta = 0.5, each from the last one's fine-tuned weights."""
     least = bench.allocator.least_params / bench.dense_params
     shares = sizes(length, least=least)
     small = bench.whole()
@@ -38,17 +33,12 @@ def chain(bench: Bench, record: Record, *, length: int, **changes: Any) -> None:
     ):
         widths = bench.widths(share, Shape(eta=0.5))
         small = bench.pruned(small, widths, bench.recipe["criterion"])
-        valid = bench.tune(small.model, bench.settings(epochs, **changes), number=number)
+        valid = bench.tune(small.model, bench.settings(epochs), number=number)
         record.add(small.model, valid, epochs=epochs)
 
 
 def full_chain(bench: Bench, record: Record) -> None:
     chain(bench, record, length=chain_length(bench.epochs))
-
-
-def muon_chain(bench: Bench, record: Record) -> None:
-    """The same with Muon."""
-    chain(bench, record, length=chain_length(bench.epochs), optimizer="muon")
 
 
 def half_chain(bench: Bench, record: Record) -> None:

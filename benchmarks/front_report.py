@@ -23,11 +23,11 @@ FRACTIONS = (2, 4, 8, 16, 32)
 TITLE = "Fronts from the same epochs"
 ABOUT = (
     "`python benchmarks/front.py --write`: every method has the same dense models, the same epochs "
-    "of fine-tuning in all and the same recipe (AdamW, but for the two rows with Muon; "
-    "one cycle, distillation from the dense model), which was "
-    "tuned on validation at one size with a dense model of another seed; those "
-    "epochs are not charged to anybody, and autoprune's searches begin at that recipe and vary it. "
-    "Dropout is off in all fine-tuning. "
+    "of fine-tuning in all and the same recipe (one cycle, distillation from the dense model), "
+    "which was tuned on validation at one size with a dense model of another seed: once for AdamW "
+    "and once for Muon, a section for each. Those epochs are not charged to anybody, and "
+    "autoprune's searches begin at that recipe and vary it. Dropout is off in all fine-tuning. "
+    "`optuna-plain` has AdamW's usual learning rate and no distillation, whatever was tuned. "
     "Hypervolume is the share of the plane of log10 of the parameters (2.5 decades down from "
     "dense) and accuracy above 0.5 that a front dominates; fronts are always chosen on validation, "
     "and test is read only of models that were on it when they were finished. CPU seconds are of "
@@ -61,6 +61,15 @@ ABOUT_IDEAS = (
     "hypervolume, paired over seeds, with 95 % intervals, and how many pairs; positive where the "
     "idea helps. A search does not know that it will be let run to its end, so the front on the "
     "way counts, too."
+)
+WITHOUT_RECIPE = ("optuna-plain",)
+"""Methods that nothing of what was tuned changes."""
+MUON = "-muon"
+"""How the name of a task ends whose methods have Muon instead of AdamW."""
+ABOUT_MUON = (
+    "Differences in test hypervolume with 95 % intervals, paired over the seeds that both have, "
+    "and how many: each method with Muon less itself with AdamW, each with the recipe that was "
+    "tuned for it; and autoprune with Muon less each method with AdamW."
 )
 Values = dict[int, float]
 """A number for each seed."""
@@ -168,6 +177,10 @@ class Results:
     runs: dict[str, dict[int, Run]]
     """By method and seed."""
 
+    def final(self, method: str) -> Values:
+        """Return a method's test hypervolumes in the end."""
+        return self.of(method, lambda r: r.final("test"))
+
     def of(self, method: str, what: Callable[[Run], float | None]) -> Values:
         found = {seed: what(run) for seed, run in self.runs.get(method, {}).items()}
         return {seed: value for seed, value in found.items() if value is not None}
@@ -201,7 +214,7 @@ class Results:
             "| autoprune ahead by | at equal CPU s | epochs it needs | CPU s it needs |",
             "|" + " --- |" * 11,
         ]
-        ours = self.of(OURS, lambda r: r.final("test"))
+        ours = self.final(OURS)
         for method in self.runs:
             columns = {
                 what: list(self.of(method, lambda r, w=what: r.final(w)).values())  # type: ignore[misc]
@@ -214,8 +227,7 @@ class Results:
             if method == OURS:
                 cells += ["", "", "", ""]
             else:
-                theirs = self.of(method, lambda r: r.final("test"))
-                cells += [paired(ours, theirs), self.equal_seconds(method)]
+                cells += [paired(ours, self.final(method)), self.equal_seconds(method)]
                 cells += [self.reached(method, by) for by in ("epochs", "cpu")]
             rows.append(f"| {' | '.join(cells)} |")
         return "\n".join(rows)
@@ -294,13 +306,43 @@ def _with_count(values: Sequence[float]) -> str:
     return f"{with_interval(values)} ({len(values)})" if values else "-"
 
 
-def load(cells: Path, titles: Mapping[str, str], methods: Sequence[str]) -> list[Results]:
-    """Return the results of each task of which there are any, methods in the order given."""
+def muon_table(results: Sequence[Results]) -> str:
+    """Return what Muon changes, for each method that was run with it and without."""
+    of = {each.task: each for each in results}
+    pairs = [(adamw, of[task + MUON]) for task, adamw in of.items() if task + MUON in of]
+    titles = " | ".join(adamw.title for adamw, _ in pairs)
+    rows = [f"| with Muon | less with AdamW | {titles} |", "|" + " --- |" * (2 + len(pairs))]
+    methods = dict.fromkeys(method for _, muon in pairs for method in muon.runs)
+    for method in [m for m in methods if m not in WITHOUT_RECIPE]:
+        for ahead in dict.fromkeys((method, OURS)):
+            cells = [_with_count(_ahead(muon, ahead, adamw, method)) for adamw, muon in pairs]
+            rows.append(f"| {ahead} | {method} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _ahead(these: Results, method: str, those: Results, other: str) -> list[float]:
+    """Return how far a method is ahead of another one, each of its own results, by seed."""
+    ours, theirs = these.final(method), those.final(other)
+    return [ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))]
+
+
+def load(
+    cells: Path,
+    titles: Mapping[str, str],
+    methods: Sequence[str],
+    *,
+    like: Mapping[str, str | None],
+) -> list[Results]:
+    """Return the results of each task of which there are any, methods in the order given.
+
+    `like` says which task a task is but for its recipe.
+    """
     found: list[Results] = []
     for task, title in titles.items():
         runs: dict[str, dict[int, Run]] = {}
         for method in methods:
-            files = sorted((cells / task).glob(f"{method}-s[0-9]*.json"))
+            folder = like[task] if method in WITHOUT_RECIPE else None
+            files = sorted((cells / (folder or task)).glob(f"{method}-s[0-9]*.json"))
             for cell in map(read_json, files):
                 run = Run(method=method, seed=cell["seed"], cell=cell)
                 runs.setdefault(method, {})[run.seed] = run
@@ -327,6 +369,8 @@ def section(
         parts += ["\n".join(map(wrapped, each.notes()))] if each.notes() else []
     if any(method in each.runs for each in results for method in IDEAS.values()):
         parts += ["### What each idea is worth", wrapped(ABOUT_IDEAS), ideas_table(results)]
+    if any(each.task.endswith(MUON) for each in results):
+        parts += ["### What Muon changes", wrapped(ABOUT_MUON), muon_table(results)]
     there = {r.task: r.runs for r in results}
     for task in tasks:
         runs = there.get(task, {})

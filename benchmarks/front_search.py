@@ -60,7 +60,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "chain-only": {"strategy": Strategy(scouts=0, chain_share=1.0)},
     "no-stopping": {"early_stop": False},
     "reconstruct": {"space": {"reconstruct": True}},
-    "muon": {"space": {"optimizer": "muon"}},
 }
 """Settings of each search, over the usual ones; ``space`` holds changes to `space_of`."""
 EVEN = ("random-lineage", "tpe-lineage")

@@ -2,19 +2,27 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import front_grids
 import front_peers
+import front_search
 import pytest
 from front_bench import Bench, Work, chain_length, sizes, spread
 from front_record import Record, size_of
-from front_report import Results, Run, ideas_table, interval, paired, section
-from front_tasks import TASKS
+from front_report import Results, Run, ideas_table, interval, load, muon_table, paired, section
+from front_tasks import TASKS, with_muon
 
 from autoprune import FineTune
 from autoprune.pruning.files import write_json
 
-RECIPE = {"lr": 5e-3, "criterion": "l2", "distill_weight": 0.5, "batch_size": 32}
+RECIPE = {
+    "lr": 5e-3,
+    "criterion": "l2",
+    "distill_weight": 0.5,
+    "batch_size": 32,
+    "temperature": 4.0,
+}
 
 
 @pytest.fixture
@@ -150,3 +158,51 @@ def test_an_idea_s_worth_is_told_on_the_way_and_in_the_end() -> None:
         f"| scouts | `no-scouts` | after 60 % | {early} | - | {early} |",
         f"| scouts | `no-scouts` | in the end | {late_on} | - | {late_on} |",
     ]
+
+
+def test_muon_is_set_beside_adamw_method_by_method() -> None:
+    def results(task: str, **accuracies: float) -> Results:
+        runs = {
+            method: {seed: run_of(method, seed, (100, accuracy, accuracy, 2)) for seed in (0, 1)}
+            for method, accuracy in accuracies.items()
+        }
+        return Results(task=task, title=task, runs=runs)
+
+    adamw = results("d", autoprune=0.8, chain=0.7)
+    muon = results("d-muon", autoprune=0.85, chain=0.65)
+    lines = muon_table([adamw, muon]).splitlines()
+    # A twentieth of accuracy is a tenth of the axis, of one decade of 2.5.
+    assert lines[2:] == [
+        "| autoprune | autoprune | +0.040 ± 0.000 (2) |",
+        "| chain | chain | -0.040 ± 0.000 (2) |",
+        "| autoprune | chain | +0.120 ± 0.000 (2) |",
+    ]
+
+
+def test_a_task_with_muon_has_the_runs_that_no_recipe_changes(tmp_path: Path) -> None:
+    methods, like = ["autoprune", "optuna-plain"], {"d": None, "d-muon": "d"}
+    for task, method in (("d", "autoprune"), ("d", "optuna-plain"), ("d-muon", "autoprune")):
+        cell = run_of(method, 3, (100, 0.8, 0.8, 2)).cell | {"seed": 3}
+        write_json(tmp_path / task / f"{method}-s3.json", cell)
+    found = load(tmp_path, {"d": "Digits", "d-muon": "With Muon"}, methods, like=like)
+    assert [[*each.runs] for each in found] == [methods, methods]
+
+
+def test_with_muon_a_task_has_the_same_dense_model_and_every_training_muon(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def score(_: Bench, recipe: dict[str, Any], number: int) -> float:
+        tried.append(recipe["optimizer"])
+        return -abs(recipe["lr"] - 2e-2)
+
+    monkeypatch.setattr(Bench, "_try", score)
+    other = Bench(with_muon(bench.spec), 0, bench.work)
+    other.tune_recipe()
+    assert {*tried} == {"muon"}
+    assert other.recipe["lr"] == 2e-2
+    assert other.dense_params == bench.dense_params
+    assert other.settings(2).optimizer == front_search.space_of(other.recipe).optimizer == "muon"
+    assert other.settings(2, **front_peers.PLAIN).optimizer == "adamw"
+    assert bench.settings(2).optimizer == front_search.space_of(bench.recipe).optimizer == "adamw"
