@@ -10,7 +10,17 @@ import front_search
 import pytest
 from front_bench import Bench, Work, chain_length, sizes, spread
 from front_record import Record, size_of
-from front_report import Results, Run, ideas_table, interval, load, muon_table, paired, section
+from front_report import (
+    Results,
+    Run,
+    ideas_table,
+    interval,
+    load,
+    muon_table,
+    paired,
+    section,
+    suited_table,
+)
 from front_tasks import TASKS, with_muon
 
 from autoprune import FineTune
@@ -160,22 +170,31 @@ def test_an_idea_s_worth_is_told_on_the_way_and_in_the_end() -> None:
     ]
 
 
-def test_muon_is_set_beside_adamw_method_by_method() -> None:
-    def results(task: str, **accuracies: float) -> Results:
-        runs = {
-            method: {seed: run_of(method, seed, (100, accuracy, accuracy, 2)) for seed in (0, 1)}
-            for method, accuracy in accuracies.items()
-        }
-        return Results(task=task, title=task, runs=runs)
+def results_of(task: str, *seeds: int, **scores: tuple[float, float]) -> Results:
+    """Make results of runs of one small model each, given its scores on validation and test."""
+    runs = {
+        method: {seed: run_of(method, seed, (100, *both, 2)) for seed in seeds}
+        for method, both in scores.items()
+    }
+    return Results(task=task, title="Digits", runs=runs)
 
-    adamw = results("d", autoprune=0.8, chain=0.7)
-    muon = results("d-muon", autoprune=0.85, chain=0.65)
-    lines = muon_table([adamw, muon]).splitlines()
+
+def test_muon_is_set_beside_adamw_method_by_method() -> None:
     # A twentieth of accuracy is a tenth of the axis, of one decade of 2.5.
-    assert lines[2:] == [
-        "| autoprune | autoprune | +0.040 ± 0.000 (2) |",
-        "| chain | chain | -0.040 ± 0.000 (2) |",
-        "| autoprune | chain | +0.120 ± 0.000 (2) |",
+    adamw = results_of("d", 0, 1, 2, autoprune=(0.8, 0.8), chain=(0.7, 0.7), grid=(0.6, 0.6))
+    muon = results_of("d-muon", 0, 1, autoprune=(0.85, 0.85), chain=(0.65, 0.65))
+    assert muon_table([adamw, muon]).splitlines()[2:] == [
+        "| autoprune | +0.040 ± 0.000 (2) |",
+        "| chain | -0.040 ± 0.000 (2) |",
+    ]
+
+
+def test_every_method_may_have_the_optimiser_that_suits_it_on_validation() -> None:
+    adamw = results_of("d", 0, 1, 2, autoprune=(0.8, 0.8), chain=(0.7, 0.7))
+    muon = results_of("d-muon", 0, 1, autoprune=(0.85, 0.75), chain=(0.65, 0.95))
+    assert suited_table([adamw, muon]).splitlines()[2:] == [
+        "| autoprune | 0.200 (Muon) |  |",
+        "| chain | 0.160 (AdamW) | +0.040 ± 0.000 (2) |",
     ]
 
 
