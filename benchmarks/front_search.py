@@ -46,6 +46,8 @@ def space_of(recipe: Mapping[str, Any]) -> Space:
     )
 
 
+LONG = {"epochs": EPOCHS[1]}
+"""Of trials that are all as long as ours may be, so that there is something to stop."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "autoprune": {},
     "random-lineage": {"sampler": "random"},
@@ -59,6 +61,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-refinement": {"strategy": Strategy(chain_share=1.0)},
     "chain-only": {"strategy": Strategy(scouts=0, chain_share=1.0)},
     "no-stopping": {"early_stop": False},
+    "random-long": {"sampler": "random", "space": LONG},
+    "random-long-no-stopping": {"sampler": "random", "space": LONG, "early_stop": False},
+    "tpe-long": {"sampler": "tpe", "space": LONG},
+    "tpe-long-no-stopping": {"sampler": "tpe", "space": LONG, "early_stop": False},
     "reconstruct": {"space": {"reconstruct": True}},
 }
 """Settings of each search, over the usual ones; ``space`` holds changes to `space_of`."""
