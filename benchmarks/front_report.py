@@ -47,6 +47,7 @@ IDEAS = {
     "blocks may go": (OURS, "no-blocks"),
     "blocks go by size": (OURS, "no-depth-first"),
     "recipe by size": (OURS, "flat-recipe"),
+    "trying learning rates": ("wide-rates", "wide-rates-untried"),
     "scouts": (OURS, "no-scouts"),
     "refinement": (OURS, "no-refinement"),
     "its forecast": (OURS, "no-foresight"),
@@ -62,8 +63,9 @@ ABOUT_IDEAS = (
     "What a search is ahead of itself with one idea off, from the rows above: differences in test "
     "hypervolume, paired over seeds, with 95 % intervals, and how many pairs; positive where the "
     "idea helps. A search does not know that it will be let run to its end, so the front on the "
-    "way counts, too. Stopping early is told of other samplers as well, whose trials have 8 epochs "
-    "each."
+    "way counts, too. Learning rates are tried where a space has many: the searches that tell what "
+    "this is worth have the package's usual range, a factor of 40, instead of one of 4 around the "
+    "tuned rate. Stopping early is told of other samplers as well, whose trials have 8 epochs each."
 )
 WITHOUT_RECIPE = ("optuna-plain",)
 """Methods that nothing of what was tuned changes."""

@@ -46,6 +46,8 @@ def space_of(recipe: Mapping[str, Any]) -> Space:
     )
 
 
+WIDE_RATES = {"lr": Space().lr}
+"""What a study is searched with that says nothing of learning rates, instead of what was tuned."""
 LONG = {"epochs": EPOCHS[1]}
 """Of trials that are all as long as ours may be, so that there is something to stop."""
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -61,6 +63,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-refinement": {"strategy": Strategy(chain_share=1.0)},
     "chain-only": {"strategy": Strategy(scouts=0, chain_share=1.0)},
     "no-stopping": {"early_stop": False},
+    "wide-rates": {"space": WIDE_RATES},
+    "wide-rates-untried": {"space": WIDE_RATES, "strategy": Strategy(try_rates=False)},
     "random-long": {"sampler": "random", "space": LONG},
     "random-long-no-stopping": {"sampler": "random", "space": LONG, "early_stop": False},
     "tpe-long": {"sampler": "tpe", "space": LONG},

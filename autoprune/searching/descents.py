@@ -1,9 +1,9 @@
-"""The first trials: descents over the whole range of sizes, each model cut from the one before."""
+"""The first trials: which learning rate is right, and descents over the whole range of sizes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,10 @@ FIRST_SCOUT = 1 / 8
 SCOUTS_WORTH = 20
 """A budget must be worth so many times the scouts, or there are fewer: they help the front early,
 not in the end."""
+PROBES_WORTH = 12
+"""A budget must be worth so many times each model that only tries a learning rate."""
+PROBE_STEP = 1.05
+"""How much larger each of these is than the one before, so that none inherits from another."""
 CHAIN_SHARE, CHAIN_SIZES, MOST_OF_BUDGET = 0.5, 16, 0.9
 """The chain takes that share of the budget. But it is to have so many sizes, even if they take up
 to so much of it: with larger steps, too much is lost at each."""
@@ -48,15 +52,19 @@ class Step:
     """Its size as a share of the dense parameters."""
     scout: bool
     """Whether it trains for as few epochs as the space allows, instead of as many as is usual."""
+    rate: float | None = None
+    """The learning rate that it is there to try; None takes the usual one."""
 
 
 class Opening:
-    """The scouts, and the chain.
+    """Models that try learning rates, the scouts, and the chain.
 
     Attributes
     ----------
     steps
         The trials that a search begins with.
+    probes
+        Those of them that try a learning rate; the first of a search.
     least_params
         The smallest of their sizes.
 
@@ -85,20 +93,43 @@ class Opening:
         usual = recipes.usual(1.0).get(EPOCHS, 1)
         scouts = self._descent(strategy.scouts, first=FIRST_SCOUT, scout=True)
         scouts = scouts[: int(budget / (SCOUTS_WORTH * fewest))]
+        rates = recipes.rates(int(budget / (PROBES_WORTH * fewest))) if strategy.try_rates else []
+        self.probes = self._probes(rates)
+        if self.probes:
+            scouts = scouts[1:]  # its size is theirs
+            budget -= fewest * len(self.probes)
         share = strategy.chain_share
         if share is None:
             share = min(max(CHAIN_SHARE, CHAIN_SIZES * usual / budget), MOST_OF_BUDGET)
         count = max(round(share * budget / usual), min(int(budget), 4))
         chain = self._descent(count, first=LARGEST, scout=False)
-        self.steps: list[Step] = scouts + chain
+        self.steps: list[Step] = self.probes + scouts + chain
         self.least_params = min(allocator.cost.params(step.widths) for step in self.steps)
+
+    def _probes(self, rates: Sequence[float]) -> list[Step]:
+        """Return a model for each learning rate, all of about the same size.
+
+        Each is a little larger than the one before and begins with the dense model's weights.
+        """
+        steps: list[Step] = []
+        share = max(FIRST_SCOUT, self._smallest)
+        for rate in rates:
+            widths = self._widths(share, None)
+            while steps and self._share(widths) <= steps[-1].share and share < LARGEST:
+                share *= PROBE_STEP
+                widths = self._widths(share, None)
+            steps.append(Step(widths=widths, share=self._share(widths), scout=True, rate=rate))
+        return steps
+
+    def _share(self, widths: Mapping[str, int]) -> float:
+        return self._allocator.cost.params(widths) / self._allocator.dense_params
 
     def _descent(self, count: int, *, first: float, scout: bool) -> list[Step]:
         """Return `count` sizes in even steps down to the smallest, or fewer: each is smaller."""
         steps: list[Step] = []
         for share in _sizes(max(first, self._smallest), self._smallest, count):
             widths = self._widths(float(share), steps[-1].widths if steps else None)
-            size = self._allocator.cost.params(widths) / self._allocator.dense_params
+            size = self._share(widths)
             if not steps or size < steps[-1].share:
                 steps.append(Step(widths=widths, share=size, scout=scout))
         return steps

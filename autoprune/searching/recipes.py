@@ -24,6 +24,10 @@ USUAL_AT = 1 / 16
 """Share of the dense parameters at which the middle of the learning rates is the usual one."""
 LR_POWER = -0.35
 """How the learning rate follows the size: narrow layers bear more (Yang et al. 2021)."""
+NARROW = 4.0
+"""How often the lowest learning rate may go into the highest, for the middle to be near enough."""
+RATE_STEP = 3.0
+"""Largest factor between learning rates that are tried."""
 
 
 class Recipes:
@@ -35,13 +39,39 @@ class Recipes:
         Of a trial's parameters.
     by_size
         Whether usual distillation and dropout fall with a model's size, and learning rates rise.
+    rate
+        The usual learning rate at `USUAL_AT`; by default the middle of what is allowed.
     """
 
-    def __init__(self, distributions: Mapping[str, BaseDistribution], *, by_size: bool) -> None:
+    def __init__(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        *,
+        by_size: bool,
+        rate: float | None = None,
+    ) -> None:
         self.distributions = {
             name: d for name, d in distributions.items() if not name.startswith((SPARSITY, DROP))
         }
         self._by_size = by_size
+        self._rate = rate
+
+    def rates(self, most: int) -> list[float]:
+        """Return learning rates to try where there are many to choose from, at most so many."""
+        lr = self.distributions.get(LR)
+        if not isinstance(lr, FloatDistribution) or lr.high <= NARROW * lr.low:
+            return []
+        count = min(math.ceil(math.log(lr.high / lr.low) / math.log(RATE_STEP)), most)
+        return [float(value_at(lr, (i + 0.5) / count)) for i in range(count)] if count > 1 else []
+
+    def with_rate(self, rate: float, share: float) -> Recipes:
+        """Return the recipes to which a learning rate is the usual one at a share of the size."""
+        usual = rate / self._bears(share)
+        return Recipes(self.distributions, by_size=self._by_size, rate=usual)
+
+    def _bears(self, share: float) -> float:
+        """Return how much higher a learning rate a size bears than `USUAL_AT` does."""
+        return (share / USUAL_AT) ** LR_POWER if self._by_size else 1.0
 
     def usual(self, share: float) -> dict[str, Any]:
         """Return what a model of a `share` of the dense parameters is usually trained with.
@@ -57,8 +87,8 @@ class Recipes:
                 low = distribution.low
                 found[name] = low + (found[name] - low) * _fade(share)
         lr = self.distributions.get(LR)
-        if self._by_size and isinstance(lr, FloatDistribution):
-            usual = found[LR] * (share / USUAL_AT) ** LR_POWER
+        if isinstance(lr, FloatDistribution):
+            usual = (found[LR] if self._rate is None else self._rate) * self._bears(share)
             found[LR] = min(max(usual, lr.low), lr.high)
         return found
 

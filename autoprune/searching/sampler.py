@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from autoprune.searching.forecast import Forecast
 from autoprune.searching.history import Finished, History, front, places_of
 from autoprune.searching.moves import Moves, Proposal
 from autoprune.searching.objectives import DEFAULT_COSTS
-from autoprune.searching.recipes import EPOCHS, Recipes
+from autoprune.searching.recipes import EPOCHS, LR, Recipes
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.strategy import Strategy
 from autoprune.searching.surrogate import Staircase, staircase
@@ -93,6 +93,7 @@ def check_sampler(name: str) -> None:
 class PruningSampler(BaseSampler):
     """Proposes whole plans: descents over all sizes first, then what the front lacks most.
 
+    Where the learning rate may be many times the lowest one, a few models of one size try it first.
     A few scouts give a coarse front early. The chain then covers the range in small steps with one
     allocation, so that each of its models can be cut from the one before and inherit its training.
     What is left of the budget goes where most hypervolume per epoch is expected: into the front's
@@ -137,8 +138,9 @@ class PruningSampler(BaseSampler):
         place = places[trial.number]
         rng = np.random.default_rng([context.seed, place])
         finished = self._history.finished(study)
+        recipes = self._recipes_after(finished)
         if place < len(self._opening.steps) or not finished:
-            return self._descend(rng, place % len(self._opening.steps))
+            return self._descend(rng, recipes, place % len(self._opening.steps))
         cost = context.costs[place % len(context.costs)]
         members = front(finished, cost)
         moves = Moves(
@@ -147,7 +149,7 @@ class PruningSampler(BaseSampler):
             cost=cost,
             space=context.space,
             allocator=context.allocator,
-            recipes=self._recipes,
+            recipes=recipes,
             least_params=self._opening.least_params,
             inherit=context.inherit,
         )
@@ -176,13 +178,27 @@ class PruningSampler(BaseSampler):
         known = {name: recipe[name] for name in self._recipes.distributions}
         return {**self._context.space.sparsities(widths), **known}
 
-    def _descend(self, rng: np.random.Generator, place: int) -> dict[str, Any]:
+    def _recipes_after(self, finished: Sequence[Finished]) -> Recipes:
+        """Return the recipes with the learning rate that did best of those that were tried."""
+        tried = {(step.rate, *step.widths.items()): step for step in self._opening.probes}
+        found = [(f, tried.get((f.recipe.get(LR), *f.widths.items()))) for f in finished]
+        known = [(f.score, step) for f, step in found if step is not None]
+        if len(known) < 2:
+            return self._recipes
+        _, best = max(known, key=lambda pair: pair[0])
+        assert best.rate is not None
+        return self._recipes.with_rate(best.rate, best.share)
+
+    def _descend(self, rng: np.random.Generator, recipes: Recipes, place: int) -> dict[str, Any]:
         """Return the parameters of a step of the opening, its recipe near the usual one."""
         step = self._opening.steps[place]
-        usual = self._recipes.usual(step.share)
+        recipe = recipes.usual(step.share)
         if step.scout:
-            usual = self._recipes.with_epochs(usual, 0.0)
-        recipe = self._recipes.near(rng, usual, spread=OPENING_SPREAD, explore=OPENING_EXPLORE)
+            recipe = recipes.with_epochs(recipe, 0.0)
+        if step.rate is not None:
+            recipe[LR] = step.rate
+        else:
+            recipe = recipes.near(rng, recipe, spread=OPENING_SPREAD, explore=OPENING_EXPLORE)
         return self._params(step.widths, recipe)
 
     # --- refinement -------------------------------------------------------------------------

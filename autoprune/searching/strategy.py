@@ -22,6 +22,9 @@ class Strategy:
     Strategy(scouts=0, chain_share=1.0, depth_first=True, recipe_by_size=True, ...)
     """
 
+    try_rates: bool = True
+    """Whether a search begins by trying learning rates on models of one size, for as few epochs as
+    the space allows, if the space has many rates: the best becomes the usual one."""
     scouts: int = 5
     """Sizes of the first descent, over the whole range with as few epochs as the space allows: a
     front is there early. 0 is without."""

@@ -41,15 +41,20 @@ ALLOCATOR = Allocator(CostModel(GROUPING))
 BLOCKS = GROUPING.blocks
 
 
-def recipes(epochs: Any = (1, 8)) -> Recipes:
-    space = SearchSpace(channels={"0": 8}, space=Space(epochs=epochs), has_dropout=False)
+def recipes(epochs: Any = (1, 8), lr: Any = (5e-3, 2e-2)) -> Recipes:
+    space = SearchSpace(channels={"0": 8}, space=Space(epochs=epochs, lr=lr), has_dropout=False)
     return Recipes(space.distributions, by_size=True)
 
 
 def opening(
-    budget: float = 100, *, epochs: Any = (1, 8), depth: Depth | None = None, **strategy: Any
+    budget: float = 100,
+    *,
+    epochs: Any = (1, 8),
+    lr: Any = (5e-3, 2e-2),
+    depth: Depth | None = None,
+    **strategy: Any,
 ) -> Opening:
-    return Opening(Strategy(**strategy), ALLOCATOR, recipes(epochs), budget=budget, depth=depth)
+    return Opening(Strategy(**strategy), ALLOCATOR, recipes(epochs, lr), budget=budget, depth=depth)
 
 
 def epochs_of(found: Opening) -> list[int]:
@@ -75,6 +80,33 @@ def test_a_small_budget_has_fewer_scouts_and_the_largest_ones() -> None:
     assert scouts(10) == []
     assert len(scouts(100)) > 2
     assert scouts(50) == scouts(100)[:2]
+
+
+WIDE = (5e-4, 2e-2)
+"""Learning rates, of which the middle need not be a good one."""
+
+
+def test_learning_rates_are_tried_where_there_are_many_and_epochs_to_spare() -> None:
+    def tried(budget: float = 100, **settings: Any) -> int:
+        return len(opening(budget, **settings).probes)
+
+    assert tried(lr=WIDE) == 4
+    assert tried(lr=(1e-3, 1e-2)) == 3
+    assert tried() == tried(lr=1e-2) == tried(lr=WIDE, try_rates=False) == 0
+    assert tried(30, lr=WIDE) == 2
+    assert tried(20, lr=WIDE) == 0
+    assert tried(50, epochs=5, lr=WIDE) == 4  # the budget is in trials
+
+
+def test_models_that_try_learning_rates_replace_the_first_scout() -> None:
+    found, without = opening(lr=WIDE), opening(lr=WIDE, try_rates=False)
+    assert found.steps[:4] == found.probes
+    assert found.steps[4:7] == without.steps[1:4]
+    sizes = [step.share for step in found.probes]
+    assert sizes == sorted(set(sizes))
+    assert without.steps[0].share <= sizes[0] < sizes[-1] < 2 * sizes[0]
+    assert not any(covers(a.widths, b.widths) for a, b in pairwise(found.probes))
+    assert sum(epochs_of(found)) <= 1.05 * sum(epochs_of(without))
 
 
 def test_the_chain_takes_its_share_of_the_epochs() -> None:

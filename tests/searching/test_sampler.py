@@ -35,9 +35,11 @@ CHANNELS = grouped("residual").channels
 COST = CostModel(grouped("residual"))
 SPACE = SearchSpace(
     channels=CHANNELS,
-    space=Space(epochs=(2, 8), criteria=("taylor", "l1", "fisher")),
+    space=Space(epochs=(2, 8), lr=(2e-3, 8e-3), criteria=("taylor", "l1", "fisher")),
     has_dropout=True,
 )
+WIDE = SearchSpace(channels=CHANNELS, space=Space(epochs=(2, 8), lr=(1e-4, 1e-1)), has_dropout=True)
+"""With many learning rates to choose from."""
 
 
 def context(seed: int = 0, budget: int = 12, **changes: Any) -> SamplerContext:
@@ -179,6 +181,53 @@ def test_scouts_train_for_the_fewest_epochs_and_the_chain_for_as_many_each() -> 
     assert epochs[:2] == [distribution.low] * 2
     assert len(set(epochs[2:])) == 1
     assert distribution.low < epochs[2] < distribution.high
+
+
+def rates_asked(best: float, *, trials: int = 24, **changes: Any) -> list[optuna.trial.FrozenTrial]:
+    """Run a search of `WIDE` in which a score is how near the learning rate is to the best one."""
+    settings = {"space": WIDE, "budget": 40, "strategy": Strategy(scouts=2)} | changes
+    sampler = make_sampler("pruning", context(**settings))
+    sign = 1.0 if settings.get("higher_is_better", True) else -1.0
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(trials):
+        trial = study.ask(WIDE.distributions)
+        trial.set_user_attr(PARENT, "dense")
+        trial.set_user_attr(VALID, -sign * abs(math.log(trial.params["lr"] / best)))
+        trial.set_user_attr(PARAMS, COST.params(WIDE.widths(trial.params)))
+        study.tell(trial, 0.0)
+    return study.trials
+
+
+PROBES = 6  # budget of 40 trials of 4 epochs, a twelfth of it for each 2 epochs
+
+
+def test_a_search_begins_with_learning_rates_on_models_of_a_size() -> None:
+    probes = rates_asked(1e-2, trials=PROBES)
+    rates = [trial.params["lr"] for trial in probes]
+    assert rates == sorted(rates)
+    assert 1e-4 < rates[0] < 3e-4
+    assert 3e-2 < rates[-1] < 1e-1
+    assert {trial.params["epochs"] for trial in probes} == {2}
+    widths = [WIDE.widths(trial.params) for trial in probes]
+    assert not any(covers(a, b) for a, b in pairwise(widths))  # none is cut from another
+    assert COST.params(widths[-1]) < 2 * COST.params(widths[0])
+    same = ("criterion", "batch_size", "weight_decay", "temperature")
+    assert len({tuple(trial.params[name] for name in same) for trial in probes}) == 1
+
+
+@pytest.mark.parametrize("higher", [True, False])
+@pytest.mark.parametrize("best", [3e-4, 3e-2])
+def test_the_best_learning_rate_is_gone_on_with(best: float, higher: bool) -> None:
+    later = rates_asked(best, higher_is_better=higher)[PROBES:]
+    rates = [trial.params["lr"] for trial in later]
+    assert all(0.1 < rate / best < 10 for rate in rates)
+    assert 0.3 < math.prod(rates) ** (1 / len(rates)) / best < 3.5
+
+
+def test_learning_rates_are_not_tried_where_that_is_switched_off() -> None:
+    trials = rates_asked(3e-4, trials=8, strategy=Strategy(scouts=2, try_rates=False))
+    middle = math.sqrt(1e-4 * 1e-1)
+    assert all(0.1 < trial.params["lr"] / middle < 10 for trial in trials)
 
 
 @pytest.mark.parametrize("rule", [{"max_sparsity": 0.5}, {"round_to": 4}, {"min_width": 3}])
