@@ -109,17 +109,18 @@ class Opening:
     def _probes(self, rates: Sequence[float]) -> list[Step]:
         """Return a model for each learning rate, all of about the same size.
 
-        Each is a little larger than the one before and begins with the dense model's weights.
+        Each is a little larger than the one before, and begins with the dense model's weights. None
+        if the network has too few sizes.
         """
         steps: list[Step] = []
         share = max(FIRST_SCOUT, self._smallest)
-        for rate in rates:
+        while len(steps) < len(rates) and share < LARGEST:
             widths = self._widths(share, None)
-            while steps and self._share(widths) <= steps[-1].share and share < LARGEST:
-                share *= PROBE_STEP
-                widths = self._widths(share, None)
-            steps.append(Step(widths=widths, share=self._share(widths), scout=True, rate=rate))
-        return steps
+            size = self._share(widths)
+            if not steps or size > steps[-1].share:
+                steps.append(Step(widths=widths, share=size, scout=True, rate=rates[len(steps)]))
+            share *= PROBE_STEP
+        return steps if len(steps) == len(rates) else []
 
     def _share(self, widths: Mapping[str, int]) -> float:
         return self._allocator.cost.params(widths) / self._allocator.dense_params

@@ -180,14 +180,16 @@ class PruningSampler(BaseSampler):
 
     def _recipes_after(self, finished: Sequence[Finished]) -> Recipes:
         """Return the recipes with the learning rate that did best of those that were tried."""
-        tried = {(step.rate, *step.widths.items()): step for step in self._opening.probes}
-        found = [(f, tried.get((f.recipe.get(LR), *f.widths.items()))) for f in finished]
-        known = [(f.score, step) for f, step in found if step is not None]
-        if len(known) < 2:
+        tried = [
+            (f.score, f.recipe[LR], step.share)
+            for step in self._opening.probes
+            for f in finished
+            if f.recipe.get(LR) == step.rate and f.widths == step.widths
+        ]
+        if len(tried) < 2:
             return self._recipes
-        _, best = max(known, key=lambda pair: pair[0])
-        assert best.rate is not None
-        return self._recipes.with_rate(best.rate, best.share)
+        _, rate, share = max(tried)
+        return self._recipes.with_rate(rate, share)
 
     def _descend(self, rng: np.random.Generator, recipes: Recipes, place: int) -> dict[str, Any]:
         """Return the parameters of a step of the opening, its recipe near the usual one."""

@@ -109,6 +109,14 @@ def test_models_that_try_learning_rates_replace_the_first_scout() -> None:
     assert sum(epochs_of(found)) <= 1.05 * sum(epochs_of(without))
 
 
+def test_a_network_of_too_few_sizes_tries_no_learning_rates() -> None:
+    grouping = find_groups(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)), torch.zeros(2, 2))
+    allocator = Allocator(CostModel(grouping))
+    found = Opening(Strategy(), allocator, recipes(lr=WIDE), budget=400)
+    assert found.probes == []
+    assert found.steps[0].scout
+
+
 def test_the_chain_takes_its_share_of_the_epochs() -> None:
     # Few of this network's sizes are distinct, so that a share may not be used up.
     for share in (0.2, 0.3):
