@@ -47,7 +47,7 @@ from autoprune.searching.optuna_study import (
     trained_epochs,
 )
 from autoprune.searching.proxies import EPOCH0, PREDICTED, Correlation, correlations, epoch0
-from autoprune.searching.sampler import SamplerContext, make_sampler
+from autoprune.searching.sampler import PruningSampler, SamplerContext, make_sampler
 from autoprune.searching.space import SearchSpace, choices
 from autoprune.settings import Settings
 from autoprune.shipping import Shipping
@@ -156,6 +156,8 @@ class SearchRun:
             if self.crew is not None:
                 bounds = "--budget, which the other drivers have used up, or --timeout"
             raise AutopruneError(f"No trial was completed, so there is no front. Raise {bounds}.")
+        if isinstance(study.sampler, PruningSampler) and (advice := study.sampler.advice(study)):
+            self.reporter.note(advice)
         try:
             chosen = self._finish(driver, final_study)
         except KeyboardInterrupt:

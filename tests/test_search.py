@@ -886,6 +886,21 @@ def test_a_model_that_cannot_be_timed_is_exported_all_the_same(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("quick_export")
+def test_a_search_tries_learning_rates_and_says_when_better_ones_may_lie_outside(
+    tmp_path: Path,
+) -> None:
+    # Each model that tries a rate is a little larger than the one before: the lowest seems best.
+    study = write_study(tmp_path / "study.py", before=SMALL_IS_GOOD)
+    study.write_text(study.read_text().replace("lr=(3e-3, 1e-2)", "lr=(1e-4, 1e-2)"))
+    reporter = Notes()
+    run.search(study, out=tmp_path / "out", budget=24, reporter=reporter, **UNTRACKED)
+    (said,) = [note for note in reporter.notes if "learning rates" in note]
+    assert said.startswith("Of 2 learning rates that were tried the lowest, 0.00032, did best")
+    tried = [trial.params["lr"] for trial in trials_of(tmp_path / "out")][:2]
+    assert tried == pytest.approx([10**-3.5, 10**-2.5])
+
+
+@pytest.mark.usefixtures("quick_export")
 def test_a_search_of_a_mostly_blocked_network_says_so(tmp_path: Path) -> None:
     wide = MODELS["mlp"].replace("nn.Linear(16, 10)", "nn.Linear(16, 900)")
     reporter = Notes()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial
 
@@ -165,6 +165,24 @@ class PruningSampler(BaseSampler):
     ) -> Any:
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
+    def advice(self, study: optuna.Study) -> str | None:
+        """Return what might do better in another search, in a line, if anything is seen."""
+        tried = self._tried(self._history.finished(study))
+        if len(tried) < 2:
+            return None
+        rates = sorted(rate for _, rate, _ in tried)
+        _, best, _ = max(tried)
+        if rates[0] < best < rates[-1]:
+            return None
+        lr = self._context.space.distributions[LR]
+        assert isinstance(lr, FloatDistribution)  # else none would have been tried
+        lowest = best == rates[0]
+        which, beyond = ("lowest", "below") if lowest else ("highest", "above")
+        return (
+            f"Of {len(rates)} learning rates that were tried the {which}, {best:.2g}, did best: "
+            f"rates {beyond} `space.lr`'s {lr.low if lowest else lr.high:g} may do better still."
+        )
+
     def _budget(self) -> float:
         """Return the budget in epochs; in trials where the space fixes a trial's epochs."""
         if self._fixed_epochs is not None:
@@ -180,16 +198,20 @@ class PruningSampler(BaseSampler):
 
     def _recipes_after(self, finished: Sequence[Finished]) -> Recipes:
         """Return the recipes with the learning rate that did best of those that were tried."""
-        tried = [
+        tried = self._tried(finished)
+        if len(tried) < 2:
+            return self._recipes
+        _, rate, share = max(tried)
+        return self._recipes.with_rate(rate, share)
+
+    def _tried(self, finished: Sequence[Finished]) -> list[tuple[float, float, float]]:
+        """Return score, learning rate and share of the size of each trial that tried a rate."""
+        return [
             (f.score, f.recipe[LR], step.share)
             for step in self._opening.probes
             for f in finished
             if f.recipe.get(LR) == step.rate and f.widths == step.widths
         ]
-        if len(tried) < 2:
-            return self._recipes
-        _, rate, share = max(tried)
-        return self._recipes.with_rate(rate, share)
 
     def _descend(self, rng: np.random.Generator, recipes: Recipes, place: int) -> dict[str, Any]:
         """Return the parameters of a step of the opening, its recipe near the usual one."""

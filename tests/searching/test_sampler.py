@@ -183,7 +183,7 @@ def test_scouts_train_for_the_fewest_epochs_and_the_chain_for_as_many_each() -> 
     assert distribution.low < epochs[2] < distribution.high
 
 
-def rates_asked(best: float, *, trials: int = 24, **changes: Any) -> list[optuna.trial.FrozenTrial]:
+def search_of_rates(best: float, *, trials: int = 24, **changes: Any) -> optuna.Study:
     """Run a search of `WIDE` in which a score is how near the learning rate is to the best one."""
     settings = {"space": WIDE, "budget": 40, "strategy": Strategy(scouts=2)} | changes
     sampler = make_sampler("pruning", context(**settings))
@@ -195,7 +195,11 @@ def rates_asked(best: float, *, trials: int = 24, **changes: Any) -> list[optuna
         trial.set_user_attr(VALID, -sign * abs(math.log(trial.params["lr"] / best)))
         trial.set_user_attr(PARAMS, COST.params(WIDE.widths(trial.params)))
         study.tell(trial, 0.0)
-    return study.trials
+    return study
+
+
+def rates_asked(best: float, **changes: Any) -> list[optuna.trial.FrozenTrial]:
+    return search_of_rates(best, **changes).trials
 
 
 PROBES = 6  # budget of 40 trials of 4 epochs, a twelfth of it for each 2 epochs
@@ -222,6 +226,21 @@ def test_the_best_learning_rate_is_gone_on_with(best: float, higher: bool) -> No
     rates = [trial.params["lr"] for trial in later]
     assert all(0.1 < rate / best < 10 for rate in rates)
     assert 0.3 < math.prod(rates) ** (1 / len(rates)) / best < 3.5
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_best_learning_rate_at_an_end_of_what_was_tried_is_told(higher: bool) -> None:
+    def advice(best: float, **settings: Any) -> str | None:
+        study = search_of_rates(best, higher_is_better=higher, **settings)
+        assert isinstance(study.sampler, PruningSampler)
+        return study.sampler.advice(study)
+
+    assert advice(3e-3) is None
+    assert advice(1e-1, strategy=Strategy(try_rates=False)) is None
+    assert advice(1e-1, trials=1) is None
+    assert str(advice(1e-1)).endswith("rates above `space.lr`'s 0.1 may do better still.")
+    assert str(advice(1e-4)).endswith("rates below `space.lr`'s 0.0001 may do better still.")
+    assert "the lowest, 0.00018, did best" in str(advice(1e-4))
 
 
 def test_learning_rates_are_not_tried_where_that_is_switched_off() -> None:
