@@ -66,7 +66,7 @@ study = PruningStudy(
     space=Space(
         # A single number is fixed, a pair (low, high) is searched.
         epochs=(4, 16),
-        lr=(5e-4, 1e-2),
+        lr=(5e-4, 2e-2),  # a wide range: the first trials try a few, and the best is gone on with
         batch_size=(32, 64, 128),
         dropout=(0.0, 0.3),
         criteria=("taylor", "fisher", "l2", "fpgm"),
