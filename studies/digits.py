@@ -72,6 +72,6 @@ study = PruningStudy(
     example=torch.zeros(2, 1, 8, 8),
     task=digits_task(),
     train=FineTune(epochs=30, lr=3e-3, batch_size=64, dropout=0.1),
-    space=Space(epochs=(8, 32), lr=(1e-3, 1e-2), batch_size=(32, 64), dropout=(0.0, 0.2)),
+    space=Space(epochs=(8, 32), lr=(1e-3, 3e-2), batch_size=(32, 64), dropout=(0.0, 0.2)),
     final_epochs=40,
 )
