@@ -167,19 +167,20 @@ class PruningSampler(BaseSampler):
 
     def advice(self, study: optuna.Study) -> str | None:
         """Return what might do better in another search, in a line, if anything is seen."""
-        tried = self._tried(self._history.finished(study))
+        tried = sorted((r, score) for score, r, _ in self._tried(self._history.finished(study)))
         if len(tried) < 2:
             return None
-        rates = sorted(rate for _, rate, _ in tried)
-        _, best, _ = max(tried)
-        if rates[0] < best < rates[-1]:
+        lowest = tried[0][1] > tried[-1][1]
+        if not lowest:
+            tried.reverse()
+        (best, score), (_, beside), *_ = tried
+        if score < max(score for _, score in tried) or score - beside <= self._context.noise:
             return None
         lr = self._context.space.distributions[LR]
         assert isinstance(lr, FloatDistribution)  # else none would have been tried
-        lowest = best == rates[0]
         which, beyond = ("lowest", "below") if lowest else ("highest", "above")
         return (
-            f"Of {len(rates)} learning rates that were tried the {which}, {best:.2g}, did best: "
+            f"Of {len(tried)} learning rates that were tried the {which}, {best:.2g}, did best: "
             f"rates {beyond} `space.lr`'s {lr.low if lowest else lr.high:g} may do better still."
         )
 

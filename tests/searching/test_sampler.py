@@ -238,6 +238,7 @@ def test_a_best_learning_rate_at_an_end_of_what_was_tried_is_told(higher: bool) 
     assert advice(3e-3) is None
     assert advice(1e-1, strategy=Strategy(try_rates=False)) is None
     assert advice(1e-1, trials=1) is None
+    assert advice(1e-1, noise=10.0) is None  # it need not be better than the one below
     assert str(advice(1e-1)).endswith("rates above `space.lr`'s 0.1 may do better still.")
     assert str(advice(1e-4)).endswith("rates below `space.lr`'s 0.0001 may do better still.")
     assert "the lowest, 0.00018, did best" in str(advice(1e-4))
