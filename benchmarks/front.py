@@ -32,7 +32,7 @@ import torch
 from front_bench import TUNING_SEED, Bench, Work
 from front_figure import draw
 from front_record import Record
-from front_report import TITLE, load, section
+from front_report import TITLE, folder_of, load, section
 from front_tasks import TASKS, check_data
 from results_file import write_section
 
@@ -181,8 +181,13 @@ def stages(tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -
     owners = dict.fromkeys(TASKS[t].dense_of or t for t in tasks)
     dense = [Cell(task=t, method=DENSE, seed=s) for t in owners for s in (TUNING_SEED, *seeds)]
     recipes = [Cell(task=t, method=RECIPE, seed=TUNING_SEED) for t in tasks]
-    runs = [Cell(task=t, method=m, seed=s) for t in tasks for s in seeds for m in methods]
-    return [dense, recipes, runs]
+    runs = dict.fromkeys(
+        Cell(task=folder_of(t, m, like=TASKS[t].dense_of), method=m, seed=s)
+        for t in tasks
+        for s in seeds
+        for m in methods
+    )
+    return [dense, recipes, [*runs]]
 
 
 # --- the command line ---------------------------------------------------------------------------

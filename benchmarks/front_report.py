@@ -374,6 +374,11 @@ def _ahead(these: Results, method: str, those: Results, other: str) -> list[floa
     return [ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))]
 
 
+def folder_of(task: str, method: str, *, like: str | None) -> str:
+    """Return the task among whose cells a method's are; `like` is the same but for its recipe."""
+    return like if like is not None and method in WITHOUT_RECIPE else task
+
+
 def load(
     cells: Path,
     titles: Mapping[str, str],
@@ -389,8 +394,8 @@ def load(
     for task, title in titles.items():
         runs: dict[str, dict[int, Run]] = {}
         for method in methods:
-            folder = like[task] if method in WITHOUT_RECIPE else None
-            files = sorted((cells / (folder or task)).glob(f"{method}-s[0-9]*.json"))
+            folder = folder_of(task, method, like=like[task])
+            files = sorted((cells / folder).glob(f"{method}-s[0-9]*.json"))
             for cell in map(read_json, files):
                 run = Run(method=method, seed=cell["seed"], cell=cell)
                 runs.setdefault(method, {})[run.seed] = run

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import front
 import front_grids
 import front_peers
 import front_search
@@ -205,6 +206,16 @@ def test_a_task_with_muon_has_the_runs_that_no_recipe_changes(tmp_path: Path) ->
         write_json(tmp_path / task / f"{method}-s3.json", cell)
     found = load(tmp_path, {"d": "Digits", "d-muon": "With Muon"}, methods, like=like)
     assert [[*each.runs] for each in found] == [methods, methods]
+
+
+def test_what_no_recipe_changes_is_run_once_for_both_optimisers() -> None:
+    dense, _, runs = front.stages(["digits", "digits-muon"], ["chain", "optuna-plain"], [1])
+    assert {cell.task for cell in dense} == {"digits"}
+    assert [(cell.task, cell.method) for cell in runs] == [
+        ("digits", "chain"),
+        ("digits", "optuna-plain"),
+        ("digits-muon", "chain"),
+    ]
 
 
 def test_with_muon_a_task_has_the_same_dense_model_and_every_training_muon(

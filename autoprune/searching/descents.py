@@ -25,8 +25,8 @@ FIRST_SCOUT = 1 / 8
 SCOUTS_WORTH = 20
 """A budget must be worth so many times the scouts, or there are fewer: they help the front early,
 not in the end."""
-PROBES_WORTH = 12
-"""A budget must be worth so many times each model that only tries a learning rate."""
+PROBES_WORTH = 10
+"""A budget must be worth so many times all models that only try a learning rate."""
 PROBE_STEP = 1.05
 """How much larger each of these is than the one before, so that none inherits from another."""
 CHAIN_SHARE, CHAIN_SIZES, MOST_OF_BUDGET = 0.5, 16, 0.9
@@ -93,8 +93,10 @@ class Opening:
         usual = recipes.usual(1.0).get(EPOCHS, 1)
         scouts = self._descent(strategy.scouts, first=FIRST_SCOUT, scout=True)
         scouts = scouts[: int(budget / (SCOUTS_WORTH * fewest))]
-        rates = recipes.rates(int(budget / (PROBES_WORTH * fewest))) if strategy.try_rates else []
-        self.probes = self._probes(rates)
+        # All or none: whoever goes on with a larger budget finds the same ones again.
+        rates = recipes.rates() if strategy.try_rates else []
+        afforded = budget >= PROBES_WORTH * fewest * len(rates)
+        self.probes = self._probes(rates) if afforded else []
         if self.probes:
             scouts = scouts[1:]  # its size is theirs
             budget -= fewest * len(self.probes)
@@ -110,12 +112,13 @@ class Opening:
         """Return a model for each learning rate, all of about the same size.
 
         Each is a little larger than the one before, and begins with the dense model's weights. None
-        if the network has too few sizes.
+        if the network has too few sizes below a half.
         """
         steps: list[Step] = []
         share = max(FIRST_SCOUT, self._smallest)
+        gone = self._gone(share)
         while len(steps) < len(rates) and share < LARGEST:
-            widths = self._widths(share, None)
+            widths = self._largest(math.floor(share * self._allocator.dense_params), gone)
             size = self._share(widths)
             if not steps or size > steps[-1].share:
                 steps.append(Step(widths=widths, share=size, scout=True, rate=rates[len(steps)]))
@@ -142,20 +145,24 @@ class Opening:
         wider instead if they had to be much narrower.
         """
         cost = self._allocator.cost
-        dense = dict(zip(cost.names, cost.channels.tolist(), strict=True))
-        dropped = self._depth.dropped(share) if self._depth is not None else ()
-        gone = dict.fromkeys(dropped, 0)
+        gone = self._gone(share)
         params = math.floor(share * self._allocator.dense_params + 1e-6)
         if before is not None:
             nested = self._largest(params, {**before, **gone})
-            same = all(not before[block] for block in dropped)
+            same = all(not before[block] for block in gone)
             if same or cost.params(nested) >= NARROWER * params:
                 return nested
-        return self._largest(params, {**dense, **gone})
+        return self._largest(params, gone)
 
-    def _largest(self, params: int, ceiling: Mapping[str, int]) -> dict[str, int]:
+    def _gone(self, share: float) -> dict[str, int]:
+        """Return the blocks that a size does without, with a width of 0."""
+        return dict.fromkeys(self._depth.dropped(share) if self._depth is not None else (), 0)
+
+    def _largest(self, params: int, at_most: Mapping[str, int]) -> dict[str, int]:
         """Return the largest plan of at most so many parameters; else the smallest there is."""
-        size = self._allocator.cost.params
+        cost = self._allocator.cost
+        dense = dict(zip(cost.names, cost.channels.tolist(), strict=True))
+        ceiling, size = {**dense, **at_most}, cost.params
         plans: list[dict[str, int]] = []
         for eta in ETAS:
             plans.append(self._allocator.widths(params, Shape(eta=eta), at_most=ceiling))

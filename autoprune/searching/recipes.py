@@ -14,7 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from autoprune.searching.space import DROP, SPARSITY
+from autoprune.searching.space import DROP, NO_SPARSIFY, SPARSITY
 
 LARGE, SMALL = 1 / 8, 1 / 250
 """Shares of the dense parameters between which what `FADING` names goes to its least."""
@@ -56,13 +56,13 @@ class Recipes:
         self._by_size = by_size
         self._rate = rate
 
-    def rates(self, most: int) -> list[float]:
-        """Return learning rates to try where there are many to choose from, at most so many."""
+    def rates(self) -> list[float]:
+        """Return learning rates to try, ascending, where there are many to choose from."""
         lr = self.distributions.get(LR)
         if not isinstance(lr, FloatDistribution) or lr.high <= NARROW * lr.low:
             return []
-        count = min(math.ceil(math.log(lr.high / lr.low) / math.log(RATE_STEP)), most)
-        return [float(value_at(lr, (i + 0.5) / count)) for i in range(count)] if count > 1 else []
+        count = math.ceil(math.log(lr.high / lr.low) / math.log(RATE_STEP))
+        return [float(value_at(lr, (i + 0.5) / count)) for i in range(count)]
 
     def with_rate(self, rate: float, share: float) -> Recipes:
         """Return the recipes to which a learning rate is the usual one at a share of the size."""
@@ -111,6 +111,15 @@ class Recipes:
             elif isinstance(distribution, (FloatDistribution, IntDistribution)):
                 at = position(distribution, known[name]) + spread * rng.normal()
                 found[name] = value_at(distribution, at)
+        return found
+
+    def shortest(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `recipe` with the fewest epochs: no sparsifier, and one step, where allowed."""
+        found = self.with_epochs(recipe, 0.0)
+        for name, wanted in (("sparsify", NO_SPARSIFY), ("steps", 1)):
+            distribution = self.distributions.get(name)
+            if isinstance(distribution, CategoricalDistribution) and wanted in distribution.choices:
+                found[name] = wanted
         return found
 
     def with_epochs(self, recipe: Mapping[str, Any], at: float) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import unknown
 from autoprune.searching.allocation import Allocator
@@ -138,7 +138,7 @@ class PruningSampler(BaseSampler):
         place = places[trial.number]
         rng = np.random.default_rng([context.seed, place])
         finished = self._history.finished(study)
-        recipes = self._recipes_after(finished)
+        recipes = self._recipes_after(study, finished, places)
         if place < len(self._opening.steps) or not finished:
             return self._descend(rng, recipes, place % len(self._opening.steps))
         cost = context.costs[place % len(context.costs)]
@@ -167,20 +167,22 @@ class PruningSampler(BaseSampler):
 
     def advice(self, study: optuna.Study) -> str | None:
         """Return what might do better in another search, in a line, if anything is seen."""
+        rates = [step.rate for step in self._opening.probes]
         tried = sorted((r, score) for score, r, _ in self._tried(self._history.finished(study)))
-        if len(tried) < 2:
+        if len(rates) < 3 or len(tried) < 2:
             return None
         lowest = tried[0][1] > tried[-1][1]
         if not lowest:
             tried.reverse()
         (best, score), (_, beside), *_ = tried
-        if score < max(score for _, score in tried) or score - beside <= self._context.noise:
+        inside = best not in (rates[0], rates[-1]) or score < max(score for _, score in tried)
+        if inside or score - beside <= self._context.noise:
             return None
         lr = self._context.space.distributions[LR]
         assert isinstance(lr, FloatDistribution)  # else none would have been tried
         which, beyond = ("lowest", "below") if lowest else ("highest", "above")
         return (
-            f"Of {len(tried)} learning rates that were tried the {which}, {best:.2g}, did best: "
+            f"Of {len(rates)} learning rates that were tried the {which}, {best:.2g}, did best: "
             f"rates {beyond} `space.lr`'s {lr.low if lowest else lr.high:g} may do better still."
         )
 
@@ -197,10 +199,15 @@ class PruningSampler(BaseSampler):
         known = {name: recipe[name] for name in self._recipes.distributions}
         return {**self._context.space.sparsities(widths), **known}
 
-    def _recipes_after(self, finished: Sequence[Finished]) -> Recipes:
-        """Return the recipes with the learning rate that did best of those that were tried."""
+    def _recipes_after(
+        self, study: optuna.Study, finished: Sequence[Finished], places: Mapping[int, int]
+    ) -> Recipes:
+        """Return the recipes with the learning rate that did best, once all have been tried."""
         tried = self._tried(finished)
         if len(tried) < 2:
+            return self._recipes
+        under_way = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if any(places[trial.number] < len(self._opening.probes) for trial in under_way):
             return self._recipes
         _, rate, share = max(tried)
         return self._recipes.with_rate(rate, share)
@@ -218,11 +225,10 @@ class PruningSampler(BaseSampler):
         """Return the parameters of a step of the opening, its recipe near the usual one."""
         step = self._opening.steps[place]
         recipe = recipes.usual(step.share)
-        if step.scout:
-            recipe = recipes.with_epochs(recipe, 0.0)
         if step.rate is not None:
-            recipe[LR] = step.rate
+            recipe = {**recipes.shortest(recipe), LR: step.rate}
         else:
+            recipe = recipes.with_epochs(recipe, 0.0) if step.scout else recipe
             recipe = recipes.near(rng, recipe, spread=OPENING_SPREAD, explore=OPENING_EXPLORE)
         return self._params(step.widths, recipe)
 

@@ -24,7 +24,8 @@ class Strategy:
 
     try_rates: bool = True
     """Whether a search begins by trying learning rates on models of one size, for as few epochs as
-    the space allows, if the space has many rates: the best becomes the usual one."""
+    the space allows: the best becomes the usual one. Only where the space has many, and the budget
+    is ten times as much as that takes."""
     scouts: int = 5
     """Sizes of the first descent, over the whole range with as few epochs as the space allows: a
     front is there early. 0 is without."""

@@ -19,7 +19,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 4
 UPDATE_RMS = 0.3
 """Root mean square of Muon's update at a learning rate of 1, where a square matrix has full rank.
-AdamW's is near it, so that learning rates that suit the one suit the other."""
+AdamW's is near it, so that learning rates that suit AdamW suit Muon, or up to four times as high
+ones."""
 
 
 class _Plain(ABC):

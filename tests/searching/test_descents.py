@@ -92,10 +92,22 @@ def test_learning_rates_are_tried_where_there_are_many_and_epochs_to_spare() -> 
 
     assert tried(lr=WIDE) == 4
     assert tried(lr=(1e-3, 1e-2)) == 3
+    assert tried(lr=(1e-3, 4.1e-3)) == 2
     assert tried() == tried(lr=1e-2) == tried(lr=WIDE, try_rates=False) == 0
-    assert tried(30, lr=WIDE) == 2
-    assert tried(20, lr=WIDE) == 0
-    assert tried(50, epochs=5, lr=WIDE) == 4  # the budget is in trials
+    assert tried(40, lr=WIDE) == 4
+    assert tried(39, lr=WIDE) == 0
+    assert tried(40, epochs=5, lr=WIDE) == 4  # the budget is in trials
+
+
+def test_models_that_try_learning_rates_do_without_the_same_blocks() -> None:
+    class Falling(Depth):
+        def dropped(self, share: float) -> tuple[str, ...]:
+            return BLOCKS[: int(share > 0.13)]
+
+    depth = Falling(BLOCKS, {})
+    probes = opening(lr=WIDE, depth=depth).probes
+    assert len(probes) == 4
+    assert len({tuple(step.widths[block] == 0 for block in BLOCKS) for step in probes}) == 1
 
 
 def test_models_that_try_learning_rates_replace_the_first_scout() -> None:

@@ -78,3 +78,12 @@ def test_exploring_takes_other_choices() -> None:
     known = RECIPES.usual(1.0)
     drawn = {RECIPES.near(rng, known, spread=0, explore=1)["criterion"] for _ in range(99)}
     assert drawn == set(SPACE.space.criteria)
+
+
+@pytest.mark.parametrize("by_size", [True, False])
+def test_a_found_learning_rate_is_the_usual_one_at_its_size(by_size: bool) -> None:
+    recipes = Recipes(SPACE.distributions, by_size=by_size)
+    found = recipes.with_rate(4e-3, 1 / 8)
+    assert found.usual(1 / 8)["lr"] == pytest.approx(4e-3)
+    ratio = found.usual(1 / 32)["lr"] / recipes.usual(1 / 32)["lr"]
+    assert found.usual(1 / 2)["lr"] / recipes.usual(1 / 2)["lr"] == pytest.approx(ratio)

@@ -183,18 +183,29 @@ def test_scouts_train_for_the_fewest_epochs_and_the_chain_for_as_many_each() -> 
     assert distribution.low < epochs[2] < distribution.high
 
 
-def search_of_rates(best: float, *, trials: int = 24, **changes: Any) -> optuna.Study:
+def search_of_rates(
+    best: float,
+    *,
+    trials: int = 24,
+    ended: dict[int, TrialState] | None = None,
+    study: optuna.Study | None = None,
+    **changes: Any,
+) -> optuna.Study:
     """Run a search of `WIDE` in which a score is how near the learning rate is to the best one."""
     settings = {"space": WIDE, "budget": 40, "strategy": Strategy(scouts=2)} | changes
-    sampler = make_sampler("pruning", context(**settings))
     sign = 1.0 if settings.get("higher_is_better", True) else -1.0
-    study = optuna.create_study(sampler=sampler)
-    for _ in range(trials):
+    study = study or optuna.create_study()
+    study.sampler = make_sampler("pruning", context(**settings))
+    while len(study.trials) < trials:
         trial = study.ask(WIDE.distributions)
         trial.set_user_attr(PARENT, "dense")
-        trial.set_user_attr(VALID, -sign * abs(math.log(trial.params["lr"] / best)))
-        trial.set_user_attr(PARAMS, COST.params(WIDE.widths(trial.params)))
-        study.tell(trial, 0.0)
+        state = (ended or {}).get(trial.number, TrialState.COMPLETE)
+        if state == TrialState.RUNNING:
+            continue
+        if state == TrialState.COMPLETE:
+            trial.set_user_attr(VALID, -sign * abs(math.log(trial.params["lr"] / best)))
+            trial.set_user_attr(PARAMS, COST.params(WIDE.widths(trial.params)))
+        study.tell(trial, 0.0 if state == TrialState.COMPLETE else None, state=state)
     return study
 
 
@@ -202,7 +213,12 @@ def rates_asked(best: float, **changes: Any) -> list[optuna.trial.FrozenTrial]:
     return search_of_rates(best, **changes).trials
 
 
-PROBES = 6  # budget of 40 trials of 4 epochs, a twelfth of it for each 2 epochs
+def mean_rate(trials: Sequence[optuna.trial.FrozenTrial]) -> float:
+    return math.exp(sum(math.log(trial.params["lr"]) for trial in trials) / len(trials))
+
+
+PROBES = 7  # a factor of 1,000, in steps of less than 3
+MIDDLE = math.sqrt(1e-4 * 1e-1)
 
 
 def test_a_search_begins_with_learning_rates_on_models_of_a_size() -> None:
@@ -223,9 +239,22 @@ def test_a_search_begins_with_learning_rates_on_models_of_a_size() -> None:
 @pytest.mark.parametrize("best", [3e-4, 3e-2])
 def test_the_best_learning_rate_is_gone_on_with(best: float, higher: bool) -> None:
     later = rates_asked(best, higher_is_better=higher)[PROBES:]
-    rates = [trial.params["lr"] for trial in later]
-    assert all(0.1 < rate / best < 10 for rate in rates)
-    assert 0.3 < math.prod(rates) ** (1 / len(rates)) / best < 3.5
+    assert all(0.1 < trial.params["lr"] / best < 10 for trial in later)
+    assert 0.3 < mean_rate(later) / best < 3.5
+
+
+def test_a_larger_budget_goes_on_with_the_learning_rate_that_was_found() -> None:
+    study = search_of_rates(3e-4, trials=PROBES, budget=36)
+    later = search_of_rates(3e-4, study=study, budget=120).trials[PROBES:]
+    assert mean_rate(later) < 2e-3 < MIDDLE
+
+
+def test_no_learning_rate_is_the_best_while_one_is_being_tried() -> None:
+    for number in (0, PROBES - 1):
+        later = rates_asked(3e-4, trials=12, ended={number: TrialState.RUNNING})[PROBES:]
+        assert 0.5 < mean_rate(later) / MIDDLE < 2
+    failed = {0: TrialState.FAIL, PROBES - 1: TrialState.PRUNED}
+    assert mean_rate(rates_asked(3e-4, trials=12, ended=failed)[PROBES:]) < 2e-3
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -239,15 +268,48 @@ def test_a_best_learning_rate_at_an_end_of_what_was_tried_is_told(higher: bool) 
     assert advice(1e-1, strategy=Strategy(try_rates=False)) is None
     assert advice(1e-1, trials=1) is None
     assert advice(1e-1, noise=10.0) is None  # it need not be better than the one below
+    # What failed is no end: too high a rate is what diverges.
+    assert advice(1e-1, ended={PROBES - 1: TrialState.FAIL}) is None
     assert str(advice(1e-1)).endswith("rates above `space.lr`'s 0.1 may do better still.")
     assert str(advice(1e-4)).endswith("rates below `space.lr`'s 0.0001 may do better still.")
-    assert "the lowest, 0.00018, did best" in str(advice(1e-4))
+    assert "Of 7 learning rates that were tried the lowest, 0.00016, did" in str(advice(1e-4))
+
+
+def test_of_two_learning_rates_one_is_always_at_an_end() -> None:
+    narrow = SearchSpace(
+        channels=CHANNELS, space=Space(epochs=(2, 8), lr=(1e-3, 8e-3)), has_dropout=True
+    )
+    sampler = make_sampler("pruning", context(space=narrow, budget=40))
+    assert isinstance(sampler, PruningSampler)
+    study = optuna.create_study(sampler=sampler)
+    for number in range(2):
+        trial = study.ask(narrow.distributions)
+        trial.set_user_attr(VALID, float(number))
+        trial.set_user_attr(PARAMS, COST.params(narrow.widths(trial.params)))
+        study.tell(trial, 0.0)
+    rates = [trial.params["lr"] for trial in study.trials]
+    assert rates == pytest.approx([1e-3 * 8**0.25, 1e-3 * 8**0.75])
+    assert sampler.advice(study) is None
+
+
+def test_models_that_try_a_learning_rate_are_not_sparsified_first() -> None:
+    space = SearchSpace(
+        channels=CHANNELS,
+        space=Space(epochs=(2, 8), sparsify=("none", "l1"), steps=(1, 2)),
+        has_dropout=True,
+    )
+    sampler = make_sampler("pruning", context(space=space, budget=40))
+    trial = optuna.create_study(sampler=sampler).ask(space.distributions)
+    assert (trial.params["sparsify"], trial.params["steps"], trial.params["epochs"]) == (
+        "none",
+        1,
+        2,
+    )
 
 
 def test_learning_rates_are_not_tried_where_that_is_switched_off() -> None:
     trials = rates_asked(3e-4, trials=8, strategy=Strategy(scouts=2, try_rates=False))
-    middle = math.sqrt(1e-4 * 1e-1)
-    assert all(0.1 < trial.params["lr"] / middle < 10 for trial in trials)
+    assert all(0.1 < trial.params["lr"] / MIDDLE < 10 for trial in trials)
 
 
 @pytest.mark.parametrize("rule", [{"max_sparsity": 0.5}, {"round_to": 4}, {"min_width": 3}])
