@@ -57,7 +57,8 @@ class Space:
     """Criteria to choose from."""
     epochs: int | tuple[int, int] = 10
     lr: Range = (5e-4, 2e-2)
-    """Peak learning rate, searched on a log scale."""
+    """Peak learning rate, searched on a log scale; of a wide range the default sampler tries some
+    first."""
     optimizer: OptimizerName | tuple[OptimizerName, ...] = "adamw"
     """Optimisers to choose from: ``adamw``, and ``muon`` for linear layers and convolutions. A
     step of Muon is dear where layers are wide and each weight is used at few positions."""

@@ -257,6 +257,16 @@ def test_no_learning_rate_is_the_best_while_one_is_being_tried() -> None:
     assert mean_rate(rates_asked(3e-4, trials=12, ended=failed)[PROBES:]) < 2e-3
 
 
+def test_only_the_models_that_try_a_learning_rate_tell_of_it() -> None:
+    failed = dict.fromkeys(range(1, PROBES), TrialState.FAIL)
+    study = search_of_rates(3e-4, trials=PROBES, ended=failed)
+    again = study.trials[1].params | WIDE.sparsities(WIDE.minimum_widths())
+    study.enqueue_trial(again)
+    later = search_of_rates(3e-4, study=study, trials=12).trials[PROBES:]
+    assert later[0].params == again
+    assert 0.5 < mean_rate(later[1:]) / MIDDLE < 2  # one finished model of its size is not enough
+
+
 @pytest.mark.parametrize("higher", [True, False])
 def test_a_best_learning_rate_at_an_end_of_what_was_tried_is_told(higher: bool) -> None:
     def advice(best: float, **settings: Any) -> str | None:
