@@ -895,12 +895,12 @@ def test_a_search_tries_learning_rates_and_tells_its_samplers_advice(
 
     monkeypatch.setattr(PruningSampler, "advice", advice)
     study = write_study(tmp_path / "study.py")
-    study.write_text(study.read_text().replace("lr=(3e-3, 1e-2)", "lr=(1e-4, 1e-2)"))
+    study.write_text(study.read_text().replace("lr=(3e-3, 1e-2)", "lr=(1e-3, 8e-3)"))
     reporter = Notes()
     run.search(study, out=tmp_path / "out", budget=24, reporter=reporter, **UNTRACKED)
     assert "24 trials advise it" in reporter.notes
     tried = [trial.params["lr"] for trial in trials_of(tmp_path / "out")][:2]
-    assert tried == pytest.approx([10**-3.5, 10**-2.5])
+    assert tried == pytest.approx([1e-3 * 8**0.25, 1e-3 * 8**0.75])
 
 
 @pytest.mark.usefixtures("quick_export")
