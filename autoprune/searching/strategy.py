@@ -19,7 +19,7 @@ class Strategy:
     Examples
     --------
     >>> Strategy(scouts=0, chain_share=1.0)  # one descending chain, and nothing else
-    Strategy(scouts=0, chain_share=1.0, depth_first=True, recipe_by_size=True, ...)
+    Strategy(try_rates=True, scouts=0, chain_share=1.0, depth_first=True, ...)
     """
 
     try_rates: bool = True
