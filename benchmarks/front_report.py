@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from front_tasks import MUON
 from results_file import wrapped
 from scipy import stats
 
@@ -69,8 +70,6 @@ ABOUT_IDEAS = (
 )
 WITHOUT_RECIPE = ("optuna-plain",)
 """Methods that nothing of what was tuned changes."""
-MUON = "-muon"
-"""How the name of a task ends whose methods have Muon instead of AdamW."""
 ABOUT_MUON = (
     "Differences in test hypervolume with 95 % intervals, paired over the seeds that both have, "
     "and how many: each method with Muon less itself with AdamW, each with the recipe that was "
@@ -353,19 +352,17 @@ def suited_table(results: Sequence[Results]) -> str:
 
 
 def _in_both(pairs: Sequence[tuple[Results, Results]]) -> list[str]:
-    """Return the methods that were run with both optimisers, on any task."""
-    both = dict.fromkeys(m for adamw, muon in pairs for m in adamw.runs if m in muon.runs)
-    return [method for method in both if method not in WITHOUT_RECIPE]
+    """Return the methods that were run with both optimisers on every task."""
+    found = [m for m in pairs[0][0].runs if all(m in each.runs for pair in pairs for each in pair)]
+    return [method for method in found if method not in WITHOUT_RECIPE]
 
 
 def _suited(pair: tuple[Results, Results], method: str) -> Results:
     """Return the results with the optimiser that suits a method, by the seeds that both have."""
     valid = [each.of(method, lambda r: r.final("valid")) for each in pair]
-    common = set(valid[0]) & set(valid[1])
-    if not common:
-        return max(pair, key=lambda each: len(each.runs.get(method, ())))
-    better = max((0, 1), key=lambda i: float(np.mean([valid[i][seed] for seed in common])))
-    return pair[better]
+    common = sorted(set(valid[0]) & set(valid[1]))
+    means = [float(np.mean([scores[seed] for seed in common])) for scores in valid]
+    return pair[means.index(max(means))]
 
 
 def _ahead(these: Results, method: str, those: Results, other: str) -> list[float]:

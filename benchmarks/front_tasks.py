@@ -24,6 +24,8 @@ from autoprune.study import load_study
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 VALID = slice(8_000, 10_000)
 """Validation images, of the file of training images."""
+MUON = "-muon"
+"""How the name of a task ends that is the same with Muon instead of AdamW."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ def with_muon(task: FrontTask) -> FrontTask:
     """Return a task with the same dense models, which every method fine-tunes with Muon."""
     return replace(
         task,
-        name=f"{task.name}-muon",
+        name=task.name + MUON,
         title=f"{task.title}, with Muon",
         optimizer="muon",
         dense_of=task.name,

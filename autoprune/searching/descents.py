@@ -118,12 +118,15 @@ class Opening:
         share = max(FIRST_SCOUT, self._smallest)
         gone = self._gone(share)
         while len(steps) < len(rates) and share < LARGEST:
-            widths = self._largest(math.floor(share * self._allocator.dense_params), gone)
+            widths = self._largest(self._params(share), gone)
             size = self._share(widths)
             if not steps or size > steps[-1].share:
                 steps.append(Step(widths=widths, share=size, scout=True, rate=rates[len(steps)]))
             share *= PROBE_STEP
         return steps if len(steps) == len(rates) else []
+
+    def _params(self, share: float) -> int:
+        return math.floor(share * self._allocator.dense_params + 1e-6)
 
     def _share(self, widths: Mapping[str, int]) -> float:
         return self._allocator.cost.params(widths) / self._allocator.dense_params
@@ -146,7 +149,7 @@ class Opening:
         """
         cost = self._allocator.cost
         gone = self._gone(share)
-        params = math.floor(share * self._allocator.dense_params + 1e-6)
+        params = self._params(share)
         if before is not None:
             nested = self._largest(params, {**before, **gone})
             same = all(not before[block] for block in gone)
