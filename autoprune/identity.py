@@ -44,7 +44,11 @@ def identity_of(
         "latency": settings.latency if "latency" in costs else None,
         "objective": settings.objective,
         "accuracy_weight": settings.accuracy_weight if settings.objective == "weighted" else None,
-        "study_settings": asdict(study.space) | {"final_epochs": study.final_epochs},
+        "study_settings": {
+            **asdict(study.space),
+            "optimizer": space.optimizer,
+            "final_epochs": study.final_epochs,
+        },
         "join": settings.join,
         "storage": settings.storage and digest_of(redacted(settings.storage)),
     }

@@ -15,7 +15,9 @@ from autoprune.identity import identity_of
 from autoprune.joined import check_joined
 from autoprune.opening import opening_for
 from autoprune.progress import Reporter, SilentReporter
+from autoprune.pruning.cost import CostModel
 from autoprune.pruning.groups import Grouping
+from autoprune.pruning.plan import OptimizerName
 from autoprune.results.diagnosis import mostly_blocked
 from autoprune.results.result import SearchResult
 from autoprune.results.store import Store
@@ -23,15 +25,18 @@ from autoprune.running.cluster import Cluster, Needs, connected
 from autoprune.searched import save_origin
 from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
 from autoprune.searching.optuna_study import opened
-from autoprune.searching.space import SearchSpace
+from autoprune.searching.space import SearchSpace, choices
 from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
 from autoprune.shipping import checkpoint_of, luggage_of
 from autoprune.study import PruningStudy, find_study_file, load_study, overridden
 from autoprune.terminal import reporter_for
 from autoprune.training.finetune import dropout_layers
+from autoprune.training.optimizers import muons_share
 
 DEFAULT_FOLDER = "autoprune-runs"
+DEAR = 0.5
+"""How much arithmetic Muon may add to training's own, as a share of it, to be the usual one."""
 
 
 def search(
@@ -181,6 +186,7 @@ def space_of(study: PruningStudy, model: nn.Module, grouping: Grouping) -> Searc
         has_dropout=bool(dropout_layers(model)),
         fixed_batch_size=getattr(study.task, "fixed_batch_size", None),
         blocks=grouping.blocks,
+        usual_optimizer=_usual_optimizer(study, model, grouping),
     )
     if all(len(widths) == 1 for widths in space.allowed.values()):
         rules = ", ".join(
@@ -192,3 +198,13 @@ def space_of(study: PruningStudy, model: nn.Module, grouping: Grouping) -> Searc
             f"{len(space.allowed)} is. The widest has {max(space.channels.values())} channels."
         )
     return space
+
+
+def _usual_optimizer(study: PruningStudy, model: nn.Module, grouping: Grouping) -> OptimizerName:
+    """Return Muon; AdamW where Muon is dear, single weights are pruned, or the task has its own."""
+    if study.space.granularity != "channel" or hasattr(study.task, "optimisation"):
+        return "adamw"
+    smallest = min(choices(study.space.batch_size))
+    batch_size = getattr(study.task, "fixed_batch_size", None) or smallest
+    macs = CostModel(grouping).macs(grouping.channels)
+    return "muon" if muons_share(model, macs=macs, batch_size=batch_size) <= DEAR else "adamw"

@@ -59,9 +59,10 @@ class Space:
     lr: Range = (5e-4, 2e-2)
     """Peak learning rate, searched on a log scale; of a wide range the default sampler tries some
     first."""
-    optimizer: OptimizerName | tuple[OptimizerName, ...] = "adamw"
-    """Optimisers to choose from: ``adamw``, and ``muon`` for linear layers and convolutions. A
-    step of Muon is dear where layers are wide and each weight is used at few positions."""
+    optimizer: OptimizerName | tuple[OptimizerName, ...] | None = None
+    """Optimisers to choose from: ``adamw``, and ``muon`` for linear layers and convolutions. None
+    is Muon, but AdamW where Muon's own arithmetic would be more than half of training's: where
+    layers are wide and each weight is used at few positions."""
     batch_size: int | tuple[int, ...] = (32, 64, 128)
     """Batch sizes to choose from."""
     weight_decay: Range = (1e-5, 1e-1)
@@ -104,13 +105,13 @@ class Space:
         for name in self.sparsify:
             if name != NO_SPARSIFY and name not in SPARSIFIERS:
                 raise unknown("sparsifier", name, [NO_SPARSIFY, *SPARSIFIERS])
-        for name in choices(self.optimizer):
+        for name in () if self.optimizer is None else choices(self.optimizer):
             if name not in OPTIMIZERS:
                 raise unknown("optimizer", name, OPTIMIZERS)
         for name in _RANGES:
             _check_range(name, getattr(self, name))
         for name, what in _NAMED.items():
-            if not getattr(self, name):
+            if getattr(self, name) == ():
                 raise AutopruneError(f"`space.{name}` must name at least one {what}, but is empty.")
         for name in ("batch_size", "steps"):
             values = choices(getattr(self, name))
@@ -230,6 +231,13 @@ class SearchSpace:
     fixed_batch_size: int | None = None
     blocks: tuple[str, ...] = ()
     """Residual blocks that may be dropped whole."""
+    usual_optimizer: OptimizerName = "adamw"
+    """What trains where the space names no optimiser."""
+
+    @property
+    def optimizer(self) -> OptimizerName | tuple[OptimizerName, ...]:
+        """Return the optimisers to choose from, or the only one."""
+        return self.space.optimizer or self.usual_optimizer
 
     @property
     def dense_widths(self) -> dict[str, int]:
@@ -384,7 +392,7 @@ class SearchSpace:
             finetune=FineTune(
                 epochs=int(value("epochs")),
                 lr=float(value("lr")),
-                optimizer=value("optimizer"),
+                optimizer=value("optimizer") or self.usual_optimizer,
                 batch_size=self.fixed_batch_size or int(value("batch_size")),
                 weight_decay=float(value("weight_decay")),
                 distill_weight=float(value("distill_weight")),

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 """AdamW's; torch's own."""
-MOMENTUM = 0.95
+MOMENTUM = 0.85
+"""Lower than for long training (0.95): a pruned model is trained for few steps, and changes fast."""
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al. 2024)."""
 ITERATIONS = 4
@@ -150,14 +151,39 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """Return `matrix` with all of its singular values brought near 1, by Newton and Schulz.
 
     They come to lie between 0.7 and 1.2, but for those that were next to nothing. Zero stays zero.
+    A GPU works in bfloat16, which is enough (Jordan et al. 2024) and as fast as training under AMP.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + EPS)
+    if matrix.is_cuda:
+        wide = wide.bfloat16()
     for _ in range(ITERATIONS):
         square = wide @ wide.T
         wide = torch.addmm(wide, torch.addmm(square, square, square, beta=b, alpha=c), wide, beta=a)
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+    found = wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+    return found.to(matrix.dtype)
+
+
+def muons_share(model: nn.Module, *, macs: int, batch_size: int) -> float:
+    """Return how much arithmetic Muon adds to a training step, as a share of the step's own.
+
+    Parameters
+    ----------
+    macs
+        The model's multiply-accumulates for one sample. Training takes three times as many.
+
+    Examples
+    --------
+    >>> wide = torch.nn.Linear(1024, 1024)
+    >>> round(muons_share(wide, macs=1024**2, batch_size=64))
+    64
+    >>> round(muons_share(wide, macs=196 * 1024**2, batch_size=64), 2)  # on 196 tokens
+    0.33
+    """
+    sides = [sorted((w.shape[0], w[0].numel())) for w in matrices(model)]
+    own = ITERATIONS * sum(2 * low**2 * high + low**3 for low, high in sides)
+    return own / (3 * batch_size * max(macs, 1))
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:

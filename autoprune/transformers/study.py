@@ -25,7 +25,12 @@ from autoprune.transformers.configs import governed
 from autoprune.transformers.task import TransformersTask
 
 USUAL = Space(
-    epochs=(2, 8), lr=(3e-5, 1e-3), batch_size=(16, 32), weight_decay=(1e-4, 1e-1), dropout=None
+    epochs=(2, 8),
+    lr=(3e-5, 1e-3),
+    optimizer="adamw",  # that it was trained with before, at such rates
+    batch_size=(16, 32),
+    weight_decay=(1e-4, 1e-1),
+    dropout=None,
 )
 NOT_IN_CONFIG = "the config has no attribute for its width alone (uniform=True)"
 

@@ -14,14 +14,9 @@ CHANNELS = {"stem": 8, "blocks.0": 13, "head": 2}
 
 
 def search_space(
-    space: Space | None = None, *, has_dropout: bool = True, fixed_batch_size: int | None = None
+    space: Space | None = None, *, has_dropout: bool = True, **more: Any
 ) -> SearchSpace:
-    return SearchSpace(
-        channels=CHANNELS,
-        space=space or Space(),
-        has_dropout=has_dropout,
-        fixed_batch_size=fixed_batch_size,
-    )
+    return SearchSpace(channels=CHANNELS, space=space or Space(), has_dropout=has_dropout, **more)
 
 
 # --- widths -------------------------------------------------------------------------------------
@@ -198,6 +193,18 @@ def test_optimizers_are_searched_where_there_are_two() -> None:
         assert both.params(plan)["optimizer"] == name
 
 
+def test_where_the_space_names_no_optimizer_the_usual_one_trains() -> None:
+    params = {**search_space().sparsities(CHANNELS), "criterion": "l1", "batch_size": 32,
+              "lr": 0.01, "weight_decay": 0.0, "distill_weight": 0.5, "temperature": 2.0,
+              "dropout": 0.1}  # fmt: skip
+    for usual in ("adamw", "muon"):
+        space = search_space(usual_optimizer=usual)
+        assert space.optimizer == space.plan(params).finetune.optimizer == usual
+        assert "optimizer" not in space.distributions
+        named = search_space(Space(optimizer="adamw"), usual_optimizer=usual)
+        assert named.optimizer == named.plan(params).finetune.optimizer == "adamw"
+
+
 def test_a_net_without_dropout_gets_none() -> None:
     space = search_space(Space(dropout=0.2), has_dropout=False)
     params = {**space.sparsities(CHANNELS), "criterion": "l1", "lr": 1e-3, "weight_decay": 0.0,
@@ -216,7 +223,7 @@ def test_a_net_without_dropout_gets_none() -> None:
         ({"optimizer": ()}, "must name at least one optimizer"),
         ({"optimizer": "moon"}, "Did you mean 'muon'"),
         ({"optimizer": ("adamw", "sgd")}, "'sgd'"),
-        ({"optimizer": None}, "Unknown optimizer None"),
+        ({"optimizer": ("adamw", None)}, "Unknown optimizer None"),
         ({"criteria": (None,)}, "Unknown criterion None"),
         ({"sparsify": (3,)}, "Unknown sparsifier 3"),
         ({"lr": (1e-2, 1e-3)}, r"`space.lr` must be a number or \(low, high\) with low < high"),

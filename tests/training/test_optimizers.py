@@ -11,7 +11,14 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from autoprune import FineTune
 from autoprune.training.optimise import OneCycle
-from autoprune.training.optimizers import UPDATE_RMS, FusedAdamW, Muon, matrices, orthogonal
+from autoprune.training.optimizers import (
+    MOMENTUM,
+    UPDATE_RMS,
+    FusedAdamW,
+    Muon,
+    matrices,
+    orthogonal,
+)
 
 DEVICES = [
     "cpu",
@@ -87,7 +94,9 @@ def test_muon_moves_a_matrix_as_torchs_does(shape: tuple[int, int]) -> None:
     theirs = nn.Parameter(ours.detach().clone())
     rate = 0.02 * UPDATE_RMS * math.sqrt(max(shape))  # torch's way leaves this factor out
     own = Muon([{"params": [ours]}], lr=0.02, weight_decay=0.1)
-    other = TORCHS_OWN([theirs], lr=rate, weight_decay=0.1 * 0.02 / rate, ns_steps=4)
+    other = TORCHS_OWN(
+        [theirs], lr=rate, momentum=MOMENTUM, weight_decay=0.1 * 0.02 / rate, ns_steps=4
+    )
     for _ in range(5):
         ours.grad = torch.randn(shape)
         theirs.grad = ours.grad.clone()
@@ -114,6 +123,14 @@ def test_orthogonal_brings_singular_values_near_one(shape: tuple[int, int]) -> N
     values = torch.linalg.svdvals(orthogonal(torch.randn(shape) * 1e-3))
     assert 0.5 < values.min() <= values.max() < 1.25
     assert not orthogonal(torch.zeros(shape)).any()
+
+
+def test_orthogonal_works_in_bfloat16_too() -> None:
+    torch.manual_seed(0)
+    found = orthogonal(torch.randn(8, 20).bfloat16())
+    assert found.dtype == torch.bfloat16
+    values = torch.linalg.svdvals(found.float())
+    assert 0.45 < values.min() <= values.max() < 1.3
 
 
 class Kinds(nn.Module):
