@@ -1,4 +1,4 @@
-"""Fine-tuning: one-cycle AdamW with distillation, a score per epoch."""
+"""Fine-tuning: one cycle of AdamW or Muon with distillation, a score per epoch."""
 
 from __future__ import annotations
 

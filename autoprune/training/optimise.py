@@ -152,7 +152,7 @@ def optimisation_for(
     steps: int,
     regulariser: Regulariser | None = None,
 ) -> Optimisation:
-    """Return what trains `model`: the task's own way, or one-cycle AdamW.
+    """Return what trains `model`: the task's own way, or one cycle.
 
     Parameters
     ----------

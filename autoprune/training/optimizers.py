@@ -14,14 +14,14 @@ from torch import Tensor, nn
 BETAS, EPS = (0.9, 0.999), 1e-8
 """AdamW's; torch's own."""
 MOMENTUM = 0.85
-"""Lower than for long training (0.95): a pruned model is trained for few steps, and changes fast."""
+"""Lower than for long training (0.95): a pruned model is trained for few steps, and soon changes."""
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al. 2024)."""
 ITERATIONS = 4
-UPDATE_RMS = 0.3
+UPDATE_RMS = 0.6
 """Root mean square of Muon's update at a learning rate of 1, where a square matrix has full rank.
-AdamW's is near it, so that learning rates that suit AdamW suit Muon, or up to four times as high
-ones."""
+AdamW's is about half of it, and Muon bears twice as much: so learning rates that suit one suit the
+other."""
 
 
 class _Plain(ABC):
