@@ -340,7 +340,10 @@ def suited_table(results: Sequence[Results]) -> str:
     pairs = muon_pairs(results)
     titles = " | ".join(f"{adamw.title} | ours ahead by" for adamw, _ in pairs)
     rows = [f"| method | {titles} |", "|" + " --- |" * (1 + 2 * len(pairs))]
+    searches = {method for idea in IDEAS.values() for method in idea} - {OURS}
     for method in _in_both(pairs):
+        if method in searches:
+            continue
         cells = []
         for pair in pairs:
             ours, theirs = _suited(pair, OURS), _suited(pair, method)
@@ -419,7 +422,10 @@ def section(
         parts += ["\n".join(map(wrapped, each.notes()))] if each.notes() else []
     with_ideas = [r for r in results if any(idea in r.runs for _, idea in IDEAS.values())]
     if with_ideas:
-        parts += ["### What each idea is worth", wrapped(ABOUT_IDEAS), ideas_table(with_ideas)]
+        parts += ["### What each idea is worth", wrapped(ABOUT_IDEAS)]
+        for name in ("AdamW", "Muon"):
+            some = [r for r in with_ideas if r.task.endswith(MUON) == (name == "Muon")]
+            parts += [f"With {name}:", ideas_table(some)] if some else []
     if muon_pairs(results):
         parts += ["### Muon or AdamW", wrapped(ABOUT_MUON), muon_table(results)]
         parts += [wrapped(ABOUT_SUITED), suited_table(results)]
