@@ -32,7 +32,7 @@ import torch
 from front_bench import TUNING_SEED, Bench, Work
 from front_figure import draw
 from front_record import Record
-from front_report import TITLE, folder_of, load, section
+from front_report import TITLE, folder_of, load, muon_pairs, section, suited
 from front_tasks import TASKS, check_data
 from results_file import write_section
 
@@ -251,7 +251,7 @@ def main() -> None:
     if options.write:
         write_section(TITLE, text)
         if results:
-            draw(results, FIGURE)
+            draw([suited(pair) for pair in muon_pairs(results)] or results, FIGURE)
     if faults:
         raise SystemExit("\n".join(faults))
 

@@ -77,8 +77,8 @@ ABOUT_MUON = (
 )
 ABOUT_SUITED = (
     "Every method with the optimiser that suits it better on a task, ours too, by the mean of its "
-    "validation hypervolumes over the seeds that were run with both: test hypervolumes, and how "
-    "far ours is ahead."
+    "validation hypervolumes over the seeds that were run with both. A search has Muon on these "
+    "networks unless its study says otherwise."
 )
 Values = dict[int, float]
 """A number for each seed."""
@@ -332,26 +332,20 @@ def muon_table(results: Sequence[Results]) -> str:
     return "\n".join(rows)
 
 
-def suited_table(results: Sequence[Results]) -> str:
-    """Return how far ours is ahead where every method has the optimiser that suits it better.
+def suited(pair: tuple[Results, Results]) -> Results:
+    """Return a task's results where every method has the optimiser that suits it better.
 
-    Which one that is, the mean of its validation hypervolumes says.
+    Which one that is, the mean of its validation hypervolumes says; AdamW, if there is only that.
     """
-    pairs = muon_pairs(results)
-    titles = " | ".join(f"{adamw.title} | ours ahead by" for adamw, _ in pairs)
-    rows = [f"| method | {titles} |", "|" + " --- |" * (1 + 2 * len(pairs))]
     searches = {method for idea in IDEAS.values() for method in idea} - {OURS}
-    for method in _in_both(pairs):
-        if method in searches:
-            continue
-        cells = []
-        for pair in pairs:
-            ours, theirs = _suited(pair, OURS), _suited(pair, method)
-            name = "Muon" if theirs.task.endswith(MUON) else "AdamW"
-            cells.append(f"{shown(list(theirs.final(method).values()))} ({name})")
-            cells.append("" if method == OURS else _with_count(_ahead(ours, OURS, theirs, method)))
-        rows.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+    runs: dict[str, dict[int, Run]] = {}
+    for method in pair[0].runs:
+        best = _suited(pair, method)
+        name = "Muon" if best.task.endswith(MUON) else "AdamW"
+        if method not in searches:
+            told = method in (OURS, *WITHOUT_RECIPE)
+            runs[method if told else f"{method}, {name}"] = best.runs[method]
+    return Results(task=pair[0].task, title=pair[0].title, runs=runs)
 
 
 def _in_both(pairs: Sequence[tuple[Results, Results]]) -> list[str]:
@@ -364,6 +358,8 @@ def _suited(pair: tuple[Results, Results], method: str) -> Results:
     """Return the results with the optimiser that suits a method, by the seeds that both have."""
     valid = [each.of(method, lambda r: r.final("valid")) for each in pair]
     common = sorted(set(valid[0]) & set(valid[1]))
+    if not common:
+        return pair[0]
     means = [float(np.mean([scores[seed] for seed in common])) for scores in valid]
     return pair[means.index(max(means))]
 
@@ -428,7 +424,11 @@ def section(
             parts += [f"With {name}:", ideas_table(some)] if some else []
     if muon_pairs(results):
         parts += ["### Muon or AdamW", wrapped(ABOUT_MUON), muon_table(results)]
-        parts += [wrapped(ABOUT_SUITED), suited_table(results)]
+        parts += ["### Each with the optimiser that suits it", wrapped(ABOUT_SUITED)]
+        for pair in muon_pairs(results):
+            ours, each = _suited(pair, OURS), suited(pair)
+            parts += [f"{each.title}; ours with {'Muon' if ours is pair[1] else 'AdamW'}:"]
+            parts += [each.main_table(), each.accuracy_table()]
     there = {r.task: r.runs for r in results}
     for task in tasks:
         runs = there.get(task, {})

@@ -20,7 +20,7 @@ from front_report import (
     muon_table,
     paired,
     section,
-    suited_table,
+    suited,
 )
 from front_tasks import TASKS, with_muon
 
@@ -191,12 +191,14 @@ def test_muon_is_set_beside_adamw_method_by_method() -> None:
 
 
 def test_every_method_may_have_the_optimiser_that_suits_it_on_validation() -> None:
-    adamw = results_of("d", 0, 1, 2, autoprune=(0.8, 0.8), chain=(0.7, 0.7))
+    adamw = results_of("d", 0, 1, 2, autoprune=(0.8, 0.8), chain=(0.7, 0.7), grid=(0.9, 0.6))
     muon = results_of("d-muon", 0, 1, autoprune=(0.85, 0.75), chain=(0.65, 0.95))
-    assert suited_table([adamw, muon]).splitlines()[2:] == [
-        "| autoprune | 0.200 (Muon) |  |",
-        "| chain | 0.160 (AdamW) | +0.040 ± 0.000 (2) |",
-    ]
+    runs = suited((adamw, muon)).runs
+    assert {name: [*by_seed] for name, by_seed in runs.items()} == {
+        "autoprune": [0, 1], "chain, AdamW": [0, 1, 2], "grid, AdamW": [0, 1, 2],
+    }  # fmt: skip
+    assert runs["autoprune"] == muon.runs["autoprune"]
+    assert runs["chain, AdamW"] == adamw.runs["chain"]
 
 
 def test_a_task_with_muon_has_the_runs_that_no_recipe_changes(tmp_path: Path) -> None:
