@@ -14,7 +14,7 @@ from torch import Tensor, nn
 BETAS, EPS = (0.9, 0.999), 1e-8
 """AdamW's; torch's own."""
 MOMENTUM = 0.85
-"""Lower than for long training (0.95): a pruned model is trained for few steps, and soon changes."""
+"""Lower than for long training (0.95): a pruned model is trained for few steps."""
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al. 2024)."""
 ITERATIONS = 4
