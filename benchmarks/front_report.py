@@ -340,7 +340,7 @@ def suited(pair: tuple[Results, Results]) -> Results:
     searches = {method for idea in IDEAS.values() for method in idea} - {OURS}
     runs: dict[str, dict[int, Run]] = {}
     for method in pair[0].runs:
-        best = _suited(pair, method)
+        best = _better(pair, method)
         name = "Muon" if best.task.endswith(MUON) else "AdamW"
         if method not in searches:
             told = method in (OURS, *WITHOUT_RECIPE)
@@ -354,7 +354,7 @@ def _in_both(pairs: Sequence[tuple[Results, Results]]) -> list[str]:
     return [method for method in found if method not in WITHOUT_RECIPE]
 
 
-def _suited(pair: tuple[Results, Results], method: str) -> Results:
+def _better(pair: tuple[Results, Results], method: str) -> Results:
     """Return the results with the optimiser that suits a method, by the seeds that both have."""
     valid = [each.of(method, lambda r: r.final("valid")) for each in pair]
     common = sorted(set(valid[0]) & set(valid[1]))
@@ -426,7 +426,7 @@ def section(
         parts += ["### Muon or AdamW", wrapped(ABOUT_MUON), muon_table(results)]
         parts += ["### Each with the optimiser that suits it", wrapped(ABOUT_SUITED)]
         for pair in muon_pairs(results):
-            ours, each = _suited(pair, OURS), suited(pair)
+            ours, each = _better(pair, OURS), suited(pair)
             parts += [f"{each.title}; ours with {'Muon' if ours is pair[1] else 'AdamW'}:"]
             parts += [each.main_table(), each.accuracy_table()]
     there = {r.task: r.runs for r in results}
