@@ -21,7 +21,8 @@ NET = "Net = lambda: nn.Sequential({})"
 
 
 def study_of(path: Path, layers: str, **space: Any) -> PruningStudy:
-    file = write_study(path / "study.py", kind="conv", model=NET.format(layers))
+    name = "conv.py" if layers == CONV else "wide.py"  # Python takes one of the same size for cached
+    file = write_study(path / name, kind="conv", model=NET.format(layers))
     study = load_study(file)
     return replace(study, space=replace(study.space, **space))
 
