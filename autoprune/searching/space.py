@@ -392,7 +392,7 @@ class SearchSpace:
             finetune=FineTune(
                 epochs=int(value("epochs")),
                 lr=float(value("lr")),
-                optimizer=value("optimizer") or self.usual_optimizer,
+                optimizer=params.get("optimizer", choices(self.optimizer)[0]),
                 batch_size=self.fixed_batch_size or int(value("batch_size")),
                 weight_decay=float(value("weight_decay")),
                 distill_weight=float(value("distill_weight")),

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune.training.device import autocast
+
 BETAS, EPS = (0.9, 0.999), 1e-8
 """AdamW's; torch's own."""
 MOMENTUM = 0.85
@@ -151,16 +153,16 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """Return `matrix` with all of its singular values brought near 1, by Newton and Schulz.
 
     They come to lie between 0.7 and 1.2, but for those that were next to nothing. Zero stays zero.
-    A GPU works in bfloat16, which is enough (Jordan et al. 2024) and as fast as training under AMP.
+    Mixed precision is enough (Jordan et al. 2024): it is that of training.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + EPS)
-    if matrix.is_cuda:
-        wide = wide.bfloat16()
-    for _ in range(ITERATIONS):
-        square = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(square, square, square, beta=b, alpha=c), wide, beta=a)
+    with autocast(matrix.device):
+        for _ in range(ITERATIONS):
+            square = wide @ wide.T
+            polynomial = torch.addmm(square, square, square, beta=b, alpha=c)
+            wide = torch.addmm(wide, polynomial, wide, beta=a)
     found = wide if matrix.shape[0] <= matrix.shape[1] else wide.T
     return found.to(matrix.dtype)
 
