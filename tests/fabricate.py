@@ -30,7 +30,7 @@ from optuna.trial import TrialState
 
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import write_json
-from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, Slice
+from autoprune.pruning.groups import Blocked, ChannelGroup, Grouping, Product, Slice
 from autoprune.pruning.plan import FineTune, Plan
 from autoprune.results.records import StartRecord, TrialRecord, to_json
 from autoprune.results.store import Store
@@ -115,7 +115,7 @@ def chain(names: Sequence[str]) -> Grouping:
     for number, (name, count) in enumerate(zip(names, channels, strict=True)):
         weight = f"{name}.weight"
         shapes |= {weight: (count, before, 3, 3), f"{name}.norm.weight": (count,)}
-        positions[weight] = Fraction(64)
+        positions[weight] = (Product(extents=(), times=Fraction(64)),)
         index = np.arange(count).reshape(-1, 1)
         reader = f"{names[number + 1]}.weight" if number + 1 < len(names) else "head.weight"
         slices = (
@@ -126,7 +126,7 @@ def chain(names: Sequence[str]) -> Grouping:
         groups.append(ChannelGroup(name=name, channels=count, slices=slices))
         before = count
     shapes["head.weight"] = (10, before)
-    positions["head.weight"] = Fraction(1)
+    positions["head.weight"] = (Product(extents=(), times=Fraction(1)),)
     blocked = Blocked(layer="head", params=10 * before, reason="its outputs are the model's")
     return Grouping(groups=tuple(groups), blocked=(blocked,), shapes=shapes, positions=positions)
 

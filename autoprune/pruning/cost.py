@@ -9,6 +9,7 @@ of tensors is a sum of few products, and thousands of plans are costed in one sw
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
@@ -42,7 +43,9 @@ class CostModel:
         self.channels: Widths = np.array(list(grouping.channels.values()), dtype=np.int64)
         self._columns = {name: i for i, name in enumerate(self.names)}
         self._forms: dict[tuple[int, ...], int] = {}  # (extent, entries per channel of each group)
-        totals: dict[tuple[int, ...], list[Fraction]] = {}  # forms -> [parameters, MACs]
+        # By the forms that are multiplied:
+        params: dict[tuple[int, ...], Fraction] = defaultdict(Fraction)
+        macs: dict[tuple[int, ...], Fraction] = defaultdict(Fraction)
         entries = self._entries_per_channel(grouping)
         inside = {b: f"{module_of(b)}." for b in grouping.blocks}
         for name, shape in _shapes(grouping).items():
@@ -57,15 +60,13 @@ class CostModel:
             through += [
                 self._form(1, {b: 1}) for b, path in inside.items() if name.startswith(path)
             ]
-            known = totals.setdefault(tuple(sorted(through)), [Fraction(0), Fraction(0)])
-            known[0] += factor
-            known[1] += factor * grouping.positions.get(name, 0)
+            params[tuple(sorted(through))] += factor
+            for places in grouping.positions.get(name, ()):
+                macs[tuple(sorted((*through, *self._through(places))))] += factor * places.times
         for product in grouping.products:
-            totals.setdefault(self._through(product), [Fraction(0), Fraction(0)])[1] += (
-                product.times
-            )
-        self._params = _whole({through: pair[0] for through, pair in totals.items()})
-        self._macs = _whole({through: pair[1] for through, pair in totals.items()})
+            macs[self._through(product)] += product.times
+        self._params = _whole(params)
+        self._macs = _whole(macs)
         self._activations = grouping.activations
         self._made = [self._through(a.product) for a in grouping.activations]
         table = np.array(list(self._forms), dtype=np.int64).reshape(-1, 1 + len(self.names))

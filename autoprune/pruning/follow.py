@@ -7,9 +7,9 @@ freezes what it touches, and says so.
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +23,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autoprune.pruning.forward import call, tensors_of, without_fast_path
 from autoprune.pruning.labels import FIXED, WILD, Labels, Ledger, varying
 from autoprune.pruning.layers import is_rms_norm
-from autoprune.pruning.rules import RULES, Context, Extent, Given, pointwise
+from autoprune.pruning.rules import (
+    MEETS_FIXED,
+    RULES,
+    Context,
+    Extent,
+    Given,
+    extents_of,
+    pointwise,
+)
 
 IS_OUTPUT = "its outputs are the model's outputs"
 
@@ -33,8 +41,8 @@ class Trail:
     """What following one run found."""
 
     ledger: Ledger = field(default_factory=Ledger)
-    positions: dict[str, int] = field(default_factory=dict)
-    """How often each weight is multiplied, over the whole example."""
+    positions: dict[str, list[tuple[Extent, ...]]] = field(default_factory=dict)
+    """For each time that a weight is used, how many places it is applied at, in the example."""
     products: list[tuple[tuple[Extent, ...], tuple[str, ...]]] = field(default_factory=list)
     """Multiply-accumulates that are not a weight's: extents, and the modules they were in."""
     activations: list[Activation] = field(default_factory=list)
@@ -56,30 +64,60 @@ class Activation:
 
 
 def follow(
-    model: nn.Module, example: Any, *, prune_inputs: bool = False, embeddings: bool = False
+    model: nn.Module,
+    example: Any,
+    *,
+    prune_inputs: bool = False,
+    embeddings: bool = False,
+    training: nn.Module | None = None,
 ) -> Trail:
-    """Run `model` once on `example` and return what its operations say about its channels."""
+    """Run `model` once on `example` and return what its operations say about its channels.
+
+    `training` is a copy of it that runs as in training, for what it does then alone; its costs do
+    not count, and it may change.
+    """
     trail = Trail()
-    follower = _Follower(trail, prune_inputs=prune_inputs, embeddings=embeddings)
     saved = model.state_dict(keep_vars=True)
-    named = [*model.named_parameters(), *model.named_buffers()]
-    for name, tensor in named:
+    labels = {
+        name: trail.ledger.label(name, tensor)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
         # A buffer that is not saved could not be loaded at another size.
-        if tensor.is_floating_point() and name in saved:
-            follower.set(tensor, trail.ledger.label(name, tensor))
+        if tensor.is_floating_point() and name in saved
+    }
+    _follow_one(model, example, labels, trail, prune_inputs=prune_inputs, embeddings=embeddings)
+    if training is not None:
+        aside = Trail(ledger=trail.ledger)
+        _follow_one(
+            training, example, labels, aside, prune_inputs=prune_inputs, embeddings=embeddings
+        )
+    return trail
+
+
+def _follow_one(
+    model: nn.Module,
+    example: Any,
+    labels: Mapping[str, Labels],
+    trail: Trail,
+    *,
+    prune_inputs: bool,
+    embeddings: bool,
+) -> None:
+    follower = _Follower(trail, prune_inputs=prune_inputs, embeddings=embeddings)
+    named = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, known in labels.items():
+        follower.set(named[name], known)
     for tensor in tensors_of(example):
         follower.set(tensor, Labels(is_input=True))
     try:
         with _plain_operations(), follower.watching(model), follower:
             outputs = call(model, example)
     finally:
-        for _, tensor in named:
+        for tensor in named.values():
             tensor.__dict__.pop(_LABELS, None)
     for tensor in tensors_of(outputs):
-        labels = follower.get(tensor)
-        trail.ledger.freeze_all(labels, IS_OUTPUT)
-        trail.ledger.settle_debts(labels)
-    return trail
+        made = follower.get(tensor)
+        trail.ledger.freeze_all(made, IS_OUTPUT)
+        trail.ledger.settle_debts(made)
 
 
 @contextmanager
@@ -106,12 +144,13 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
     def __init__(self, trail: Trail, *, prune_inputs: bool, embeddings: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = trail.ledger
-        self.positions = trail.positions
         self.prune_inputs = prune_inputs
         self.embeddings = embeddings
         self._trail = trail
         self._run = object()
         self._storages: dict[int, Activation] = {}
+        self._new: dict[int, weakref.ref[Tensor]] = {}
+        """Tensors that were made of nothing, by their storage: parts of them may be written."""
         self._inside: list[list[Any]] = []
         """For each module that is running: its input, whether that was added to, its name."""
 
@@ -184,6 +223,10 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
                 block[1] = block[1] or any(t is block[0] for t in tensors)
         for tensor, label in zip(outs, labels, strict=True):
             self.set(tensor, label)
+            if any(tensor is t for t in tensors):
+                self._write_back(tensor, label)
+            elif label.base == WILD and _place(tensor) not in map(_place, tensors):
+                self._new[_place(tensor)] = weakref.ref(tensor)
         self._remember(tensors, outs)
         return out
 
@@ -204,10 +247,30 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
         wild = all(labels.base == WILD for labels in ins)
         return [Labels(base=WILD if wild else FIXED)] * len(outs)
 
+    def _write_back(self, view: Tensor, labels: Labels) -> None:
+        """Say of a new tensor what was written into a part of it."""
+        found = self._new.get(_place(view))
+        base = None if found is None else found()
+        if base is None or base is view:
+            return
+        arrays = []
+        for array in labels.arrays:
+            moved = _placed(array, view, base)
+            if moved is None:
+                self.ledger.freeze(array, "its channels are written into a part of a tensor")
+            else:
+                arrays.append(moved)
+        written = Labels(arrays=tuple(arrays), base=labels.base, is_input=labels.is_input)
+        parts = [(self.get(base), base.shape), (written, base.shape)]
+        self.set(base, self.ledger.join(parts, MEETS_FIXED))
+
     # --- what it costs ----------------------------------------------------------------------
 
     def multiplied(self, extents: Sequence[Extent]) -> None:
         self._trail.products.append((tuple(extents), self._running()))
+
+    def weighed(self, weight: str, extents: Sequence[Extent]) -> None:
+        self._trail.positions.setdefault(weight, []).append(tuple(extents))
 
     def _running(self) -> tuple[str, ...]:
         return tuple(block[2] for block in self._inside)
@@ -216,12 +279,12 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
         step = self._trail.steps = self._trail.steps + 1
         shared = set()
         for tensor in tensors:
-            place = tensor.untyped_storage().data_ptr()
+            place = _place(tensor)
             shared.add(place)
             if place in self._storages:
                 self._storages[place].last = step
         for tensor in outs:
-            place = tensor.untyped_storage().data_ptr()
+            place = _place(tensor)
             if place in shared or not tensor.numel():
                 continue
             made = Activation(self.extents(tensor), self._running(), tensor.itemsize, step, step)
@@ -230,16 +293,30 @@ class _Follower(TorchDispatchMode, Context):  # type: ignore[no-untyped-call]
 
     def extents(self, tensor: Tensor) -> tuple[Extent, ...]:
         """Return a tensor's size as a product of extents."""
-        labels = self.get(tensor)
-        found: list[Extent] = []
-        covered: set[int] = set()
-        for array in labels.arrays:
-            dims = varying(array)
-            if not dims & covered:
-                covered |= dims
-                found.append((array.numel(), array.reshape(-1)))
-        rest = math.prod(s for d, s in enumerate(tensor.shape) if d not in covered)
-        return ((rest, None), *found)
+        return tuple(extents_of(tensor.shape, self.get(tensor).arrays, set(range(tensor.dim()))))
+
+
+def _place(tensor: Tensor) -> int:
+    """Return where a tensor's entries lie; views lie where the tensor does that they look at."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def _placed(array: Tensor, view: Tensor, base: Tensor) -> Tensor | None:
+    """Lay out an array of a view's labels as the tensor that it looks at; None if it sees a part.
+
+    Dimensions are known by their strides.
+    """
+    places = {}
+    for dim in sorted(varying(array)):
+        known = (view.shape[dim], view.stride(dim))
+        at = [d for d in range(base.dim()) if (base.shape[d], base.stride(d)) == known]
+        if len(at) != 1:
+            return None
+        places[dim] = at[0]
+    flat = array.reshape([array.shape[d] for d in places])
+    order = sorted(range(len(places)), key=lambda i: list(places.values())[i])
+    shape = [base.shape[d] if d in places.values() else 1 for d in range(base.dim())]
+    return flat.permute(order).reshape(shape)
 
 
 def _bound(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Given:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -44,7 +44,7 @@ from autoprune.pruning.groups import (
 )
 from autoprune.pruning.labels import Leaf, Ledger, compress, varying
 from autoprune.pruning.layers import SELECTED, may_select, rule_of, selects
-from autoprune.pruning.proof import droppable, prove
+from autoprune.pruning.proof import DOES_NOT_TRAIN, Proof, droppable, in_training
 from autoprune.pruning.rules import Extent as AtomExtent
 
 INPUTS = ".inputs"
@@ -92,10 +92,24 @@ def find_groups(
         check_example(model, example)
         kept_layers = _matching_layers(model, keep)
         example = map_tensors(lambda t: t.detach(), randomised(example))
-        trail = follow(model, example, prune_inputs=prune_inputs, embeddings=embeddings)
-        _ask_modules(model, trail.ledger)
-        finder = _Finder(model, trail, kept_layers)
-        proved = finder.find(example)
+        proof = Proof(model, example)
+
+        def found(training: nn.Module | None = None) -> tuple[_Finder, list[ChannelGroup]]:
+            trail = follow(
+                model,
+                example,
+                prune_inputs=prune_inputs,
+                embeddings=embeddings,
+                training=training,
+            )
+            _ask_modules(model, trail.ledger)
+            finder = _Finder(model, trail, kept_layers, prune_inputs, proof)
+            return finder, finder.find()
+
+        finder, proved = found()
+        if any(why.startswith(DOES_NOT_TRAIN) for why in finder.reasons.values()):
+            # What runs in training alone is followed, too.
+            finder, proved = found(in_training(copy.deepcopy(model)))
         blocks = droppable(model, finder.blocks(), example)
     return finder.grouping(proved, samples=batch_size_of(example), blocks=blocks)
 
@@ -196,6 +210,8 @@ class _Finder:
     trail: Trail
     kept_layers: Mapping[str, str]
     """The pattern that keeps a layer, by the layer's name."""
+    prune_inputs: bool
+    proof: Proof
     reasons: dict[str, str] = field(default_factory=dict)
     """Why a layer's channels cannot go, by the layer's name."""
 
@@ -204,12 +220,12 @@ class _Finder:
         self._class_of: IntArray = self._ledger.classes()
         self._why = self._ledger.reasons(self._class_of)
 
-    def find(self, probe: Any) -> list[ChannelGroup]:
+    def find(self) -> list[ChannelGroup]:
         """Return the groups that hold; where a choice was open, the other one is tried as well."""
         mark = self._ledger.mark()
         self._settle(most=True)
         candidates = self._groups()
-        proved = self._proved(candidates, probe)
+        proved = self._proved(candidates)
         if self._ledger.mark() > mark and len(proved) < len(candidates):
             self._ledger.undo(mark)
             self._settle(most=False)
@@ -217,7 +233,7 @@ class _Finder:
             others = [
                 g for g in self._groups() if not taken & {(s.tensor, s.dim) for s in g.slices}
             ]
-            proved += self._proved(others, probe)
+            proved += self._proved(others)
             order = {name: i for i, (name, _) in enumerate(self.model.named_parameters())}
             proved.sort(key=lambda g: min(order.get(s.tensor, len(order)) for s in g.slices))
         return proved
@@ -309,7 +325,7 @@ class _Finder:
             self._block(group, "nothing in the run reads its outputs")
             return None
         if len(group.slices) == 1:  # all of it reads
-            return self._input_group(group)
+            return self._input_group(group) if self.prune_inputs else None
         if channels < 2:
             self._block(group, "it has a single channel")
             return None
@@ -328,9 +344,9 @@ class _Finder:
 
     # --- proof ------------------------------------------------------------------------------
 
-    def _proved(self, groups: Sequence[ChannelGroup], probe: Any) -> list[ChannelGroup]:
+    def _proved(self, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
         """Return the groups that the model itself confirms; block the others."""
-        faults = prove(self.model, groups, self.grouping(groups, samples=1), probe)
+        faults = self.proof.faults(groups, self.grouping(groups, samples=1))
         for group in groups:
             if group.name in faults:
                 self._block(group, faults[group.name])
@@ -351,8 +367,11 @@ class _Finder:
             groups=tuple(groups),
             blocked=tuple(self._blocked(groups)),
             shapes={name: tuple(p.shape) for name, p in self.model.named_parameters()},
-            positions={n: Fraction(times, samples) for n, times in self.trail.positions.items()},
-            products=tuple(self._products(column, groups, samples, blocks)),
+            positions={
+                name: tuple(self._summed(((e, ()) for e in uses), column, groups, samples, ()))
+                for name, uses in self.trail.positions.items()
+            },
+            products=tuple(self._summed(self.trail.products, column, groups, samples, blocks)),
             activations=tuple(self._activations(column, groups, samples, blocks)),
             blocks=tuple(f"{name}{BLOCK}" for name in blocks),
             norms=tuple(
@@ -407,24 +426,33 @@ class _Finder:
                 sorted((compress(self._of(a)) for a in each.arrays), key=lambda a: a.shape)
                 for each in (given, made)
             )
-            if len(before) == len(after) and all(map(torch.equal, before, after)):
+            alike = len(before) == len(after) and all(map(torch.equal, before, after))
+            if alike and not self._shares(name):
                 found.append(name)
         return [n for n in found if not any(o.startswith(f"{n}.") for o in found)]
+
+    def _shares(self, block: str) -> bool:
+        """Return whether a parameter of `block` is used outside it as well: it could not go."""
+        places: dict[int, set[bool]] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            places.setdefault(id(parameter), set()).add(name.startswith(f"{block}."))
+        return any(len(inside) > 1 for inside in places.values())
 
     def _of(self, atoms: Tensor) -> Any:
         """Return the class of each atom; entries without one stand for themselves."""
         numbers = torch.from_numpy(self._class_of)[atoms.clamp(min=0)]
         return torch.where(atoms > 0, numbers, atoms - 1)
 
-    def _products(
+    def _summed(
         self,
+        products: Iterable[tuple[tuple[AtomExtent, ...], tuple[str, ...]]],
         column: IntArray,
         groups: Sequence[ChannelGroup],
         samples: int,
         blocks: Sequence[str],
     ) -> Iterator[Product]:
         totals: dict[tuple[Any, ...], tuple[tuple[Extent, ...], int]] = {}
-        for extents, inside in self.trail.products:
+        for extents, inside in products:
             shrinking, constant = self._product(extents, column, groups)
             shrinking += _present(inside, blocks)
             key = tuple((e.size, tuple(e.entries.items())) for e in shrinking)
@@ -453,10 +481,12 @@ class _Finder:
         first = shared_names(self.model)
         for name, module in self.model.named_modules():
             own = dict(module.named_parameters(prefix=name, recurse=False))
-            if not own or pruned & {first.get(n, n) for n in own}:
-                continue
-            params = sum(p.numel() for p in own.values())
-            yield Blocked(layer=name, params=params, reason=self._reason(name, own))
+            dense = {n: p for n, p in own.items() if first.get(n, n) not in pruned}
+            # A module is named as a whole, or its parameters where others of it are pruned.
+            parts = {name: dense} if dense == own else {n: {n: p} for n, p in dense.items()}
+            for part, tensors in parts.items() if dense else ():
+                params = sum(p.numel() for p in tensors.values())
+                yield Blocked(layer=part, params=params, reason=self._reason(part, tensors))
 
     def _reason(self, layer: str, own: Mapping[str, Tensor]) -> str:
         """Return why none of a layer's channels can go."""

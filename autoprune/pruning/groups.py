@@ -110,8 +110,8 @@ class Grouping:
     blocked: tuple[Blocked, ...]
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of every parameter, shared ones once."""
-    positions: Mapping[str, Fraction]
-    """Multiply-accumulates of each entry of a weight, for one sample."""
+    positions: Mapping[str, tuple[Product, ...]]
+    """Multiply-accumulates of each entry of a weight, for one sample: the sum of these."""
     products: tuple[Product, ...] = ()
     """Multiply-accumulates for one sample that are no weight's, as those of attention."""
     activations: tuple[Activation, ...] = ()
@@ -203,6 +203,7 @@ def restrict(grouping: Grouping, kept: Kept) -> Grouping:
         grouping,
         groups=tuple(groups),
         shapes={name: tuple(shape) for name, shape in shapes.items()},
+        positions={n: tuple(map(shrunk, each)) for n, each in grouping.positions.items()},
         products=tuple(shrunk(p) for p in grouping.products),
         blocks=tuple(block for block in grouping.blocks if kept.get(block, (0,))),
         activations=tuple(replace(a, product=shrunk(a.product)) for a in grouping.activations),
@@ -222,7 +223,7 @@ def to_json(grouping: Grouping) -> dict[str, Any]:
         ],
         "blocked": [[b.layer, b.params, b.reason] for b in grouping.blocked],
         "shapes": {name: list(shape) for name, shape in grouping.shapes.items()},
-        "positions": {name: str(times) for name, times in grouping.positions.items()},
+        "positions": {name: _places_json(each) for name, each in grouping.positions.items()},
         "products": [_product_json(p) for p in grouping.products],
         "activations": [[_product_json(a.product), a.born, a.last] for a in grouping.activations],
         "norms": list(grouping.norms),
@@ -247,7 +248,7 @@ def from_json(value: Mapping[str, Any]) -> Grouping:
         ),
         blocked=tuple(Blocked(layer=n, params=p, reason=r) for n, p, r in value["blocked"]),
         shapes={name: tuple(shape) for name, shape in value["shapes"].items()},
-        positions={name: Fraction(times) for name, times in value["positions"].items()},
+        positions={name: _places(each) for name, each in value["positions"].items()},
         products=tuple(_product(p) for p in value["products"]),
         activations=tuple(
             Activation(product=_product(p), born=born, last=last)
@@ -257,6 +258,18 @@ def from_json(value: Mapping[str, Any]) -> Grouping:
         blocks=tuple(value["blocks"]),
         weights=dict(value["weights"]),
     )
+
+
+def _places_json(places: Sequence[Product]) -> Any:
+    """Return one number where no group changes it, else a list of products."""
+    constant = sum((p.times for p in places), Fraction(0))
+    return [_product_json(p) for p in places] if any(p.extents for p in places) else str(constant)
+
+
+def _places(value: Any) -> tuple[Product, ...]:
+    if isinstance(value, str):
+        return (Product(extents=(), times=Fraction(value)),)
+    return tuple(map(_product, value))
 
 
 def _product_json(product: Product) -> list[Any]:

@@ -321,9 +321,9 @@ class MultiheadRule(GroupRule):
             yield Stay(tensor="out_proj.weight", dim=1, reason="its heads have extra keys (bias_k)")
 
     def fit(self, module: nn.MultiheadAttention) -> None:
-        out, inner = module.out_proj.weight.shape
-        if (out, inner) == (module.embed_dim, module.num_heads * module.head_dim):
+        if not _is_smaller(module):
             return
+        out, inner = module.out_proj.weight.shape
         module.embed_dim, module.num_heads = out, inner // module.head_dim
         packed = module.q_proj_weight is None
         module.kdim = (module.in_proj_weight if packed else module.k_proj_weight).shape[1]
@@ -331,6 +331,23 @@ class MultiheadRule(GroupRule):
         module.__class__ = TrimmedAttention
         # TransformerEncoderLayer's fused path cannot have fewer heads: this switches it off.
         module._qkv_same_embed_dim = False
+
+
+def _is_smaller(module: nn.MultiheadAttention) -> bool:
+    """Return whether an attention's tensors are smaller than it was built."""
+    built = (module.embed_dim, module.num_heads * module.head_dim)
+    return tuple(module.out_proj.weight.shape) != built
+
+
+@group_rule(nn.TransformerEncoder)
+class EncoderRule(GroupRule):
+    """Its layers get no nested tensors once an attention was cut: only a whole one takes them."""
+
+    def fit(self, module: nn.TransformerEncoder) -> None:
+        for inner in module.modules():
+            if isinstance(inner, nn.MultiheadAttention) and inner.out_proj.weight is not None:
+                trimmed = isinstance(inner, TrimmedAttention) or _is_smaller(inner)
+                module.use_nested_tensor = module.use_nested_tensor and not trimmed
 
 
 # --- blocks that are not there ------------------------------------------------------------------

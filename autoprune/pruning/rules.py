@@ -31,7 +31,6 @@ class Context:
     """What rules work with."""
 
     ledger: Ledger
-    positions: dict[str, int]
     prune_inputs: bool
     embeddings: bool
     norm_depth: int = 0
@@ -43,6 +42,23 @@ class Context:
     def multiplied(self, extents: Sequence[Extent]) -> None:
         """Count multiply-accumulates that are not a weight's."""
         raise NotImplementedError
+
+    def weighed(self, weight: str, extents: Sequence[Extent]) -> None:
+        """Count those of each entry of a weight: the places that it is applied at."""
+        raise NotImplementedError
+
+
+def extents_of(shape: Sequence[int], arrays: Sequence[Tensor], dims: set[int]) -> list[Extent]:
+    """Return how many entries a tensor has along `dims`, as a product of extents."""
+    found: list[Extent] = []
+    covered: set[int] = set()
+    for array in arrays:
+        through = varying(array)
+        if through and through <= dims - covered:
+            covered |= through
+            found.append((array.numel(), array.reshape(-1)))
+    rest = math.prod(s for d, s in enumerate(shape) if d in dims - covered)
+    return [(rest, None), *found]
 
 
 Rule = Callable[[Context, Given, Sequence[Tensor]], Sequence[Labels] | None]
@@ -135,10 +151,8 @@ _MOVES: dict[str, Move] = {
     "constant_pad_nd": lambda x, g: torch.constant_pad_nd(x, g["pad"], FIXED),
     "pixel_shuffle": lambda x, g: torch.pixel_shuffle(x, g["upscale_factor"]),
     "pixel_unshuffle": lambda x, g: torch.pixel_unshuffle(x, g["downscale_factor"]),
-    "channel_shuffle": lambda x, g: torch.channel_shuffle(x, g["groups"]),
 }
 RULES.update({name: partial(_moved, move) for name, move in _MOVES.items()})
-RULES["native_channel_shuffle"] = RULES["channel_shuffle"]
 
 
 @rule("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes")
@@ -161,6 +175,14 @@ def slice_(f: Context, given: Given, outs: Sequence[Tensor]) -> Sequence[Labels]
     return _moved(
         lambda x, g: torch.ops.aten.slice(x, dim, g["start"], g["end"], step), f, given, outs
     )
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(f: Context, given: Given, outs: Sequence[Tensor]) -> Sequence[Labels] | None:
+    """The channels as so many equal parts, then the first of each part, the second, ..."""
+    groups = given["groups"]
+    _part_evenly(f, given | {"dim": 1}, given["self"].shape[1] // groups)
+    return _moved(lambda x, g: torch.channel_shuffle(x, groups), f, given, outs)
 
 
 def _part_evenly(f: Context, given: Given, part: int) -> None:
@@ -529,17 +551,13 @@ def _count(
 ) -> None:
     (a, x), (b, y) = left, right
     batch, rows, inner = x.shape
-    columns = y.shape[2]
-    for own, other, times in ((b, a, batch * rows), (a, b, batch * columns)):
+    sizes = (batch, rows, y.shape[2])
+    for own, other, dims in ((b, a, {0, 1}), (a, b, {0, 2})):
         if own.leaf not in ("", PART) and not other.leaf:
-            f.positions[own.leaf] = f.positions.get(own.leaf, 0) + times
+            f.weighed(own.leaf, extents_of(sizes, free, dims))
             return
-    sizes = {0: batch, 1: rows, 2: columns}
-    extents: list[Extent] = [(inner, read[0].reshape(-1) if read else None)]
-    for dim, size in sizes.items():
-        atoms = next((z for z in free if varying(z) == {dim}), None)
-        extents.append((size, None if atoms is None else atoms.reshape(-1)))
-    f.multiplied(extents)
+    of_inner = (inner, read[0].reshape(-1) if read else None)
+    f.multiplied([of_inner, *extents_of(sizes, free, {0, 1, 2})])
 
 
 @rule("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution")
@@ -564,8 +582,7 @@ def convolution(f: Context, given: Given, outs: Sequence[Tensor]) -> Sequence[La
         making = _grouped(f, x, channels, making, reading, given)
     if w.leaf not in ("", PART):
         place = source if transposed else outs[0]
-        times = place.shape[0] * math.prod(place.shape[2:])
-        f.positions[w.leaf] = f.positions.get(w.leaf, 0) + times
+        f.weighed(w.leaf, [(place.shape[0] * math.prod(place.shape[2:]), None)])
     shape = (-1,) + (1,) * (outs[0].dim() - 2)
     made = Labels(arrays=tuple(a.reshape(1, *shape) for a in making if a.numel() > 1))
     if not isinstance(bias, Tensor):

@@ -1,4 +1,5 @@
 import time
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,15 @@ from autoprune.pruning.cost import CostModel
 from autoprune.pruning.cut import cut
 from autoprune.pruning.forward import call, without_fast_path
 from autoprune.pruning.graph import find_groups
-from autoprune.pruning.groups import ChannelGroup, Grouping, Slice, restrict
+from autoprune.pruning.groups import (
+    ChannelGroup,
+    Grouping,
+    Product,
+    Slice,
+    from_json,
+    restrict,
+    to_json,
+)
 
 
 def counted_macs(model: nn.Module, inputs: Any, samples: int = 2) -> int:
@@ -76,7 +85,7 @@ def chain(channels: list[int], *, kernel: int, copies: int) -> Grouping:
         entries = before * (copies if number else 1)
         shapes[f"{number}.weight"] = (count, entries, kernel, kernel)
         shapes[f"{number}.bias"] = (count,)
-        positions[f"{number}.weight"] = 10**4 + number
+        positions[f"{number}.weight"] = (Product(extents=(), times=Fraction(10**4 + number)),)
     for number, count in enumerate(channels):
         out = np.arange(count)[:, None]
         read = np.arange(count * copies).reshape(count, copies)
@@ -124,17 +133,56 @@ def test_costs_by_hand() -> None:
     assert cost.macs({"0": 5}) == 3 * 9 * 5 * 4 + 5 * 4 * 2
 
 
+def _places(grouping: Grouping) -> dict[str, Fraction]:
+    """Return the places that each weight is applied at, where no group changes how many."""
+    assert not any(p.extents for each in grouping.positions.values() for p in each)
+    return {n: sum((p.times for p in each), Fraction(0)) for n, each in grouping.positions.items()}
+
+
+class Mixer(nn.Module):
+    """Mixes places with a weight that is applied at each channel (Tolstikhin et al. 2021)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(1, 12, 3, stride=3, bias=False)
+        self.narrow, self.wide = nn.Linear(9, 20, bias=False), nn.Linear(20, 9, bias=False)
+        self.head = nn.Linear(12, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2)
+        x = x + self.wide(self.narrow(x).relu())
+        return self.head(x.mean(2))
+
+
+@pytest.mark.parametrize("widths", [(12, 20), (6, 20), (1, 20), (12, 7), (5, 3)])
+def test_weights_that_are_applied_at_each_channel_cost_less_with_fewer(
+    widths: tuple[int, int],
+) -> None:
+    model, example = Mixer().eval(), torch.randn(2, 1, 9, 9)
+    grouping = find_groups(model, example)
+    assert grouping.channels == {"embed": 12, "narrow": 20}
+    kept = {n: list(range(k)) for n, k in zip(grouping.channels, widths, strict=True)}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        cut(model, grouping, kept)(example)
+    truth = counter.get_total_flops() // 2 // 2
+    stored = from_json(to_json(grouping))
+    for known in (grouping, stored):
+        assert CostModel(known).macs(dict(zip(grouping.channels, widths, strict=True))) == truth
+    restricted = CostModel(restrict(stored, kept))
+    assert restricted.macs(dict(zip(grouping.channels, widths, strict=True))) == truth
+
+
 def test_a_layer_used_twice_is_multiplied_twice_and_stored_once() -> None:
     shared = nn.Linear(5, 5)
     model = nn.Sequential(nn.Linear(4, 5), shared, nn.ReLU(), shared)
-    positions = find_groups(model, torch.zeros(3, 4)).positions
+    positions = _places(find_groups(model, torch.zeros(3, 4)))
     assert positions == {"0.weight": 1, "1.weight": 2}
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5])
 def test_costs_are_per_sample(samples: int) -> None:
     model, _ = build("autoencoder")
-    positions = find_groups(model, torch.zeros(samples, 1, 8, 8)).positions
+    positions = _places(find_groups(model, torch.zeros(samples, 1, 8, 8)))
     assert positions == {"0.weight": 16, "2.weight": 16, "4.weight": 16, "6.weight": 64}
 
 
