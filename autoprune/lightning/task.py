@@ -18,12 +18,12 @@ from autoprune.lightning.kinds import base_of, call_step, is_own
 from autoprune.lightning.listening import Heard, Stage, listening
 from autoprune.lightning.metrics import known_metrics, metrics_in, set_aside
 from autoprune.lightning.optimisers import OwnOptimisation, configured
-from autoprune.pruning.forward import batch_size_of, tensors_of
+from autoprune.pruning.forward import batch_size_of
 from autoprune.pruning.plan import FineTune
 from autoprune.training.data import LoaderSplit, unpacked
 from autoprune.training.device import autocast, device_of, to_device
 from autoprune.training.optimise import Optimisation
-from autoprune.training.supervised import soft_divergence
+from autoprune.training.supervised import comparable, soft_divergence
 from autoprune.training.task import Batch, Batches, Split
 
 Distance = Literal["auto", "softened", "squared"]
@@ -193,8 +193,7 @@ class LightningTask:
             soft_divergence(o, t, temperature)
             if self._softened and o.dim() > 1 and o.shape[1] > 1
             else F.mse_loss(o, t)
-            for o, t in zip(tensors_of(outputs), tensors_of(teacher), strict=True)
-            if o.is_floating_point()
+            for o, t in comparable(outputs, teacher)
         ]
         return torch.stack(terms).sum()
 

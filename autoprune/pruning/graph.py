@@ -87,7 +87,7 @@ def find_groups(
     >>> grouping.channels, grouping.blocked[0].reason
     ({'0': 8}, "its outputs are the model's outputs")
     """
-    _check_copyable(model)
+    _check_storable(model)
     with _evaluating(model):
         check_example(model, example)
         kept_layers = _matching_layers(model, keep)
@@ -114,7 +114,14 @@ def find_groups(
     return finder.grouping(proved, samples=batch_size_of(example), blocks=blocks)
 
 
-def _check_copyable(model: nn.Module) -> None:
+def _check_storable(model: nn.Module) -> None:
+    """Raise unless `model` can be copied, and its state be stored as tensors."""
+    odd = next((n for n, v in model.state_dict().items() if not isinstance(v, Tensor)), None)
+    if odd is not None:
+        raise AutopruneError(
+            f"The model's state must be tensors, but {odd!r} is none: what `get_extra_state` "
+            f"returns cannot be stored beside them. Keep it in a buffer."
+        )
     try:
         # Tensors are not copied: it is the rest that may not be open to it.
         held = [*model.parameters(), *model.buffers()]

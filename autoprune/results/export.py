@@ -32,7 +32,7 @@ from autoprune.pruning.masks import count_nonzero
 from autoprune.pruning.plan import Plan
 from autoprune.pruning.weights import load_tensors, save_model, save_tensors
 from autoprune.results.exported import PLAN, WEIGHTS
-from autoprune.training.programs import at_batch, export_program, save_onnx
+from autoprune.training.programs import at_batch, check_onnx, export_program, save_onnx
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
 TOLERANCE = 1e-4
@@ -112,7 +112,10 @@ def _write_programs(
         return [], [f"pt2: {first_line(error)}"], False
     try:
         save_onnx(program, folder / ONNX)
+        check_onnx(folder / ONNX, example)
     except Exception as error:
+        for file in folder.glob(f"{ONNX}*"):
+            file.unlink()
         return ["pt2"], [f"onnx: {first_line(error)}"], dynamic
     return ["pt2", "onnx"], [], dynamic
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from autoprune.pruning.forward import batch_size_of, call, map_tensors, plain
+from autoprune.pruning.forward import batch_size_of, call, map_tensors, plain, tensors_of
 
 
 def export_program(
@@ -104,3 +104,12 @@ def save_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
             exported.save(path)
     finally:
         quiet.setLevel(level)
+
+
+def check_onnx(path: Path, example: Any) -> None:
+    """Raise what ONNX Runtime raises where it cannot run a file on `example`."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+    session.run(None, dict(zip(names, (t.numpy() for t in tensors_of(example)), strict=True)))

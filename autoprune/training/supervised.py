@@ -163,7 +163,7 @@ class SupervisedTask:
 
     def distance(self, outputs: Any, teacher: Any, temperature: float) -> Tensor:
         """Hinton et al. 2015: softened KL x T^2 for classification; else the squared difference."""
-        pairs = list(zip(tensors_of(outputs), tensors_of(teacher), strict=True))
+        pairs = comparable(outputs, teacher)
         if self.classifies:
             terms = [soft_divergence(o, t, temperature) for o, t in pairs]
         else:
@@ -241,6 +241,27 @@ class Changed:
         return map(self.change, self.batches)
 
 
+def comparable(outputs: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:
+    """Pair what a model answers in training with what its teacher does.
+
+    Whole numbers, such as chosen classes, teach nothing, and a teacher does not have the further
+    outputs that some models have in training alone.
+
+    Raises
+    ------
+    AutopruneError
+        If nothing is left to learn.
+    """
+    both = zip(tensors_of(outputs), tensors_of(teacher), strict=False)
+    pairs = [(o, t) for o, t in both if o.is_floating_point() and o.shape == t.shape]
+    if not pairs:
+        raise AutopruneError(
+            "Distillation compares what a model returns in training with what it returns in "
+            "evaluation, but no output is the same in both. Use distill_weight=0."
+        )
+    return pairs
+
+
 def soft_divergence(
     outputs: Tensor, teacher: Tensor, temperature: float, weights: Tensor | None = None
 ) -> Tensor:
@@ -264,5 +285,6 @@ def _joined(parts: list[Any]) -> Any:
     if isinstance(first, dict):
         return {key: _joined([part[key] for part in parts]) for key in first}
     if isinstance(first, (tuple, list)):
-        return type(first)(_joined(list(items)) for items in zip(*parts, strict=True))
+        items = [_joined(list(each)) for each in zip(*parts, strict=True)]
+        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
     return parts

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -306,3 +306,32 @@ def test_targets_that_are_no_classes_are_refused(targets: object, message: str) 
     x = torch.randn(10, 4)
     with pytest.raises(AutopruneError, match=message):
         SupervisedTask(train=(x, targets), valid=(x, targets))
+
+
+def test_whole_numbers_and_outputs_of_training_alone_teach_nothing() -> None:
+    task = task_of((X, X[:, 0]), loss="mse")
+    outputs = (torch.ones(4, 1), torch.arange(4), torch.zeros(4, 3))  # a class, another head
+    assert float(task.distance(outputs, (torch.zeros(4, 1), torch.zeros(4).long()), 1.0)) == 1.0
+    with pytest.raises(AutopruneError, match="distill_weight=0"):
+        task.distance(torch.arange(4), torch.arange(4), 1.0)
+
+
+class Answer(NamedTuple):
+    scores: Tensor
+    classes: Tensor
+
+
+class Answering(nn.Linear):
+    def forward(self, x: Tensor) -> Any:
+        scores = super().forward(x)
+        return Answer(scores, scores.argmax(1))
+
+
+def test_named_tuples_are_judged_whole() -> None:
+    def scorer(outputs: Answer, targets: Tensor) -> float:
+        assert torch.equal(outputs.scores.argmax(1), outputs.classes)
+        return float(len(outputs.classes) == len(targets))
+
+    x = torch.randn(2_500, 2)
+    task = task_of((x, (x[:, 0] > 0).long()), scorer=scorer, loss=lambda o, y: o.scores.sum())
+    assert task.evaluate(Answering(2, 2), "valid") == 1.0
