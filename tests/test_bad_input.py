@@ -359,7 +359,10 @@ BAD = {
         command="new study.py/mine.py", words=("study.py/mine.py", "can be written")
     ),
     "doctor asked for no parameters": Bad(
-        command="doctor study.py --max-params 0", words=("--max-params", "1", "--help")
+        command="doctor study.py --max-params 0", words=("`max_params`", "more than 0", "0")
+    ),
+    "doctor asked for an unknown unit": Bad(
+        command="doctor study.py --max-params 50kb", words=("`max_params`", "50k or 1.5M", "'kb'")
     ),
     "doctor without a file": Bad(
         command="doctor nowhere.py", words=("nowhere.py", "autoprune new nowhere.py")

@@ -116,17 +116,20 @@ def test_doctor_accepts_a_new_study(started: Path, here: Here) -> None:
     assert groups == [["0", "128"], ["2", "64"]]
 
 
-@pytest.mark.parametrize(("size", "code", "word"), [(5_000, 0, "can"), (30, 1, "cannot")])
+@pytest.mark.parametrize(
+    ("asked", "size", "code", "word"),
+    [("5000", 5_000, 0, "can"), ("5k", 5_000, 0, "can"), ("30", 30, 1, "cannot")],
+)
 def test_doctor_says_whether_a_size_can_be_reached(
-    size: int, code: int, word: str, started: Path, here: Here
+    asked: str, size: int, code: int, word: str, started: Path, here: Here
 ) -> None:
-    run = here("doctor", "my_net.py", "--max-params", size, cwd=started)
+    run = here("doctor", "my_net.py", "--max-params", asked, cwd=started)
     assert run.returncode == code, run.stderr
     least = 30 + 1 + 1 + 1 + 2 + 2
     assert run.stdout.splitlines()[-1] == (
         f"At most {size:,} parameters {word} be reached: the smallest possible model has {least}."
     )
-    told = here("doctor", "my_net.py", "--max-params", size, "--json", cwd=started)
+    told = here("doctor", "my_net.py", "--max-params", asked, "--json", cwd=started)
     assert told.returncode == code
     value = json.loads(told.stdout)
     assert (value["max_params"], value["reachable"]) == (size, word == "can")
