@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.errors import AutopruneError, first_line
+from autoprune.errors import AutopruneError, Rules, check_values, first_line, is_whole
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.forward import map_tensors, tensors_of
 from autoprune.pruning.graph import find_groups
@@ -26,6 +26,7 @@ from autoprune.pruning.layers import GROUP_RULES
 from autoprune.pruning.masks import weight_groups
 from autoprune.pruning.plan import FineTune
 from autoprune.searching.space import Space, with_criteria, with_sparsify
+from autoprune.training.device import SEEDS
 from autoprune.training.sparsify import SPARSIFIERS
 from autoprune.training.task import Task, missing_methods
 
@@ -65,7 +66,7 @@ class PruningStudy:
     final_epochs
         Epochs that each model on the front gets at the end; 0 leaves them as the search did.
     seed
-        Fixes everything that is drawn.
+        Fixes everything that is drawn; 0 <= seed < 2**32.
     device
         ``auto`` takes the first GPU, or the CPU.
 
@@ -90,11 +91,7 @@ class PruningStudy:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not NAME_RULE.fullmatch(self.name):
-            raise AutopruneError(
-                f"A study's `name` must be 1 to 64 letters, digits, '.', '_' or '-' and start "
-                f"with a letter or digit, but is {self.name!r}."
-            )
+        check_values(self, STUDY_RULES)
         if not isinstance(self.model, nn.Module) and not callable(self.model):
             raise AutopruneError(
                 f"`model` must be a torch module or a function that builds one, "
@@ -115,10 +112,6 @@ class PruningStudy:
                 f"`task` must have {', '.join(lacking)}, but a {type(self.task).__name__} has not. "
                 f"See SupervisedTask."
             )
-        if isinstance(self.keep, str):
-            raise AutopruneError("`keep` must be a list of patterns, but is a single string.")
-        if self.final_epochs < 0:
-            raise AutopruneError(f"`final_epochs` must be at least 0, but is {self.final_epochs}.")
         if self.checkpoint is not None and self.train is not None:
             raise AutopruneError("A study must have `checkpoint` or `train`, not both.")
 
@@ -160,6 +153,32 @@ class PruningStudy:
         if self.space.granularity != "channel":
             return weight_groups(grouping, self.space.granularity, keep=self.keep)
         return replace(grouping, blocks=()) if self.space.depth is False else grouping
+
+
+STUDY_RULES: Rules = {
+    "name": (
+        lambda v: isinstance(v, str) and NAME_RULE.fullmatch(v) is not None,
+        "1 to 64 letters, digits, '.', '_' or '-' and start with a letter or digit",
+    ),
+    "checkpoint": (
+        lambda v: isinstance(v, str | Path | None),
+        "the path of a file (weights that are loaded already belong in `model`)",
+    ),
+    "train": (
+        lambda v: v is None or (isinstance(v, FineTune) and v.epochs > 0),
+        "a FineTune of at least 1 epoch, such as FineTune(epochs=30, lr=0.01)",
+    ),
+    "keep": (
+        lambda v: isinstance(v, list | tuple) and all(isinstance(each, str) for each in v),
+        "a list of patterns",
+    ),
+    "prune_inputs": (lambda v: isinstance(v, bool), "True or False"),
+    "prune_embeddings": (lambda v: isinstance(v, bool), "True or False"),
+    "space": (lambda v: isinstance(v, Space), "a Space, such as Space(epochs=(5, 20))"),
+    "final_epochs": (lambda v: is_whole(v, 0), "a whole number of at least 0"),
+    "seed": (lambda v: is_whole(v, 0, SEEDS), "a whole number, 0 <= seed < 2**32"),
+    "device": (lambda v: isinstance(v, str | torch.device), "text such as 'cpu' or 'cuda:0'"),
+}
 
 
 def _first_non_tensor(value: Any) -> Any:

@@ -168,6 +168,64 @@ BAD = {
     "name with a slash": Bad(
         command="search study.py", prepare=study(name="a/b"), words=("`name`", "'a/b'", "letters")
     ),
+    "keep that is a pattern": Bad(
+        command="search study.py",
+        prepare=study(more='keep="body.*",'),
+        words=("`keep` must be a list of patterns", "'body.*'"),
+    ),
+    "keep that is none": Bad(
+        command="search study.py", prepare=study(more="keep=None,"), words=("`keep`", "None")
+    ),
+    "training that is a number": Bad(
+        command="search study.py",
+        prepare=study(dense="train=30"),
+        words=("`train` must be a FineTune", "FineTune(epochs=30", "30."),
+    ),
+    "training of no epochs": Bad(
+        command="search study.py",
+        prepare=study(dense="train=FineTune(epochs=0, lr=0.1)"),
+        words=("`train`", "at least 1 epoch"),
+    ),
+    "training of fewer than no epochs": Bad(
+        command="search study.py",
+        prepare=study(dense="train=FineTune(epochs=-1, lr=0.1)"),
+        words=("study.py", "`FineTune.epochs`", "at least 0", "-1"),
+    ),
+    "space that is a dict": Bad(
+        command="search study.py",
+        prepare=study(after="Space = dict"),
+        words=("`space` must be a Space", "dict"),
+    ),
+    "checkpoint that is loaded": Bad(
+        command="search study.py",
+        prepare=study(dense="checkpoint=Net().state_dict()"),
+        words=("`checkpoint` must be the path of a file", "`model`", "OrderedDict"),
+    ),
+    "final epochs that are no whole number": Bad(
+        command="search study.py",
+        prepare=study(final_epochs="2.5"),
+        words=("`final_epochs` must be a whole number", "2.5"),
+    ),
+    "seed that is none": Bad(
+        command="search study.py",
+        prepare=study(more="seed=None,"),
+        words=("`seed`", "0 <= seed < 2**32", "None"),
+    ),
+    "seed that is no whole number": Bad(
+        command="search study.py", prepare=study(more="seed=1.5,"), words=("`seed`", "1.5")
+    ),
+    "seed below 0": Bad(
+        command="search study.py --seed -1", words=("`seed`", "0 <= seed < 2**32", "-1")
+    ),
+    "seed too large": Bad(
+        command="search study.py --seed 4294967296", words=("`seed`", "2**32", "4294967296")
+    ),
+    "seed far too large": Bad(
+        command="search study.py --seed 9999999999999999999999", words=("`seed`", "2**32")
+    ),
+    "device that is none": Bad(
+        command="search study.py", prepare=study(more="device=None,"), words=("`device`", "'cpu'")
+    ),
     "keep matches nothing": Bad(
         command="search study.py",
         prepare=study(more='keep=["stem.*"],'),
