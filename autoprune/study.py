@@ -6,6 +6,7 @@ import base64
 import copy
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -282,20 +283,29 @@ def find_study_file(name: str | Path) -> Path:
     Raises
     ------
     AutopruneError
-        If there is no such file.
+        If there is no such file, or it is none of Python's.
     """
     path = Path(name)
-    if path.is_file():
+    there = os.path.isfile(path)  # of a name that is too long, too
+    if there and path.suffix == ".py":
         return path
     if str(name) in BUILTIN:
         here = Path(__file__).parent
         for folder in (here / "builtin", here.parent / "studies"):
             if (folder / f"{name}.py").is_file():
                 return folder / f"{name}.py"
+    if there:
+        check_suffix(path)
     raise AutopruneError(
         f"A study must be a Python file or one of {', '.join(BUILTIN)}, but there is no file "
         f"{str(name)!r}. `autoprune new {path.stem or 'my_study'}.py` writes one to start from."
     )
+
+
+def check_suffix(path: Path) -> None:
+    """Raise `AutopruneError` unless a study file's name is one that Python can import."""
+    if path.suffix != ".py":
+        raise AutopruneError(f"A study file's name must end in .py, but {str(path)!r} does not.")
 
 
 def load_study(name: str | Path) -> PruningStudy:

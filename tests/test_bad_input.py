@@ -141,6 +141,14 @@ BAD = {
         words=("nowhere.py", "digits", "autoprune new nowhere.py"),
         in_process=False,
     ),
+    "study that does not end in .py": Bad(
+        command="search study.txt",
+        prepare=lambda folder: write_study(folder / "study.txt"),
+        words=("must end in .py", "'study.txt'"),
+    ),
+    "study with a name that is too long": Bad(
+        command=f"search {'a' * 300}.py", words=("no file 'aaaaa", "Python file")
+    ),
     "study raises": Bad(
         command="search study.py",
         prepare=study(before='raise ValueError("no data today")'),
@@ -413,6 +421,9 @@ BAD = {
         command="new study.py", words=("study.py", "must not exist", "another name")
     ),
     "new without .py": Bad(command="new study.txt", words=("study.txt", ".py")),
+    "new with a name that is too long": Bad(
+        command=f"new {'a' * 300}.py", words=("FILE", "File name too long")
+    ),
     "new below a file": Bad(
         command="new study.py/mine.py", words=("study.py/mine.py", "can be written")
     ),

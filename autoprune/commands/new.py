@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +19,10 @@ def new(
 ) -> None:
     """Write a commented study file to start from. It runs as it is."""
     from autoprune.pruning.files import write_whole
-    from autoprune.study import find_study_file
+    from autoprune.study import check_suffix, find_study_file
 
-    if file.suffix != ".py":
-        raise AutopruneError(f"A study file's name must end in .py, but {str(file)!r} does not.")
-    if file.exists():
+    check_suffix(file)
+    if os.path.exists(file):
         raise AutopruneError(f"FILE must not exist yet, but {file} does. Choose another name.")
     text = find_study_file("starter").read_text()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._")[:64] or "study"
