@@ -29,7 +29,7 @@ from autoprune.searching.space import SearchSpace, choices, names_in
 from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
 from autoprune.shipping import checkpoint_of, luggage_of
-from autoprune.study import PruningStudy, find_study_file, load_study, overridden
+from autoprune.study import PruningStudy, find_study_file, load_study, overridden, path_restored
 from autoprune.terminal import reporter_for
 from autoprune.training.finetune import dropout_layers
 from autoprune.training.optimizers import muons_share
@@ -39,6 +39,7 @@ DEAR = 0.5
 """How much arithmetic Muon may add to training's own, as a share of it, to be the usual one."""
 
 
+@path_restored()
 def search(
     study: PruningStudy | str | Path = "digits",
     *,

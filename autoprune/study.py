@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import hashlib
 import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -311,7 +312,8 @@ def check_suffix(path: Path) -> None:
 def load_study(name: str | Path) -> PruningStudy:
     """Run a study file and return its `study`.
 
-    A study file is the user's own code, and the only code that autoprune runs.
+    A study file is the user's own code, and the only code that autoprune runs. Its folder comes
+    first on `sys.path` while it runs, and stays last, for what its functions import when called.
 
     Raises
     ------
@@ -343,7 +345,8 @@ def _run_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
+    folder = str(path.parent)
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except AutopruneError as error:
@@ -354,8 +357,21 @@ def _run_file(path: Path) -> ModuleType:
             f"The study file must run, but {path.name}{line} raised {first_line(error)}."
         ) from error
     finally:
-        sys.path.remove(str(path.parent))
+        with contextlib.suppress(ValueError):  # the file may have changed the path itself
+            sys.path.remove(folder)
+    if folder not in sys.path:  # last: what has the name of a library does not take its place
+        sys.path.append(folder)
     return module
+
+
+@contextlib.contextmanager
+def path_restored() -> Iterator[None]:
+    """Leave `sys.path` as it was; a study file's folder is on it while its study is in use."""
+    before = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _line_in(error: BaseException, path: Path) -> str:
