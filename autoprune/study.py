@@ -114,6 +114,7 @@ class PruningStudy:
                 f"`task` must have {', '.join(lacking)}, but a {type(self.task).__name__} has not. "
                 f"See SupervisedTask."
             )
+        check_values(self.task, TASK_RULES, prefix="task.")
         if self.checkpoint is not None and self.train is not None:
             raise AutopruneError("A study must have `checkpoint` or `train`, not both.")
 
@@ -157,6 +158,13 @@ class PruningStudy:
         return replace(grouping, blocks=()) if self.space.depth is False else grouping
 
 
+TASK_RULES: Rules = {
+    "metric": (
+        lambda v: isinstance(v, str) and v.isprintable() and bool(v),
+        "a name of printable characters on one line",
+    ),
+    "higher_is_better": (lambda v: isinstance(v, bool), "True or False"),
+}
 STUDY_RULES: Rules = {
     "name": (
         lambda v: isinstance(v, str) and NAME_RULE.fullmatch(v) is not None,

@@ -266,6 +266,19 @@ BAD = {
         ),
         words=("Unknown scorer 'acuracy'", "Did you mean 'accuracy'"),
     ),
+    "metric of two lines": Bad(
+        command="search study.py",
+        prepare=study(after='task.metric = "top-1\\n%"'),
+        words=("`task.metric`", "printable", r"'top-1\n%'"),
+    ),
+    "no metric": Bad(
+        command="search study.py", prepare=study(after='task.metric = ""'), words=("`task.metric`",)
+    ),
+    "metric that is neither high nor low": Bad(
+        command="search study.py",
+        prepare=study(after="task.higher_is_better = None"),
+        words=("`task.higher_is_better`", "True or False", "None"),
+    ),
     "range upside down": Bad(
         command="search study.py",
         prepare=study(after="Space(lr=(1e-2, 1e-3))"),
@@ -381,6 +394,13 @@ BAD = {
     "weight above 1": Bad(
         command="search study.py --objective weighted --accuracy-weight 2",
         words=("`accuracy_weight`", "between 0 and 1", "2"),
+    ),
+    "no experiment": Bad(
+        command="search study.py --experiment ''", words=("`experiment`", "MLflow", "but is ''")
+    ),
+    "no tracking server": Bad(
+        command="search study.py --tracking-uri ' '",
+        words=("`tracking_uri`", "'none'", "left out", "but is ' '"),
     ),
     # --- the output folder ---
     "another study's folder": Bad(
@@ -578,6 +598,16 @@ BAD = {
         ),
         words=("one task", "their metrics differ", "accuracy in", "f1 in"),
     ),
+    "check that is remembered nowhere": Bad(
+        command="check out --against /proc/knee.json --update",
+        prepare=front,
+        words=("`--against`", "/proc/knee.json", "written"),
+    ),
+    "check that is remembered below a file": Bad(
+        command="check out --against study.py/knee.json --update",
+        prepare=front,
+        words=("`--against`", "study.py/knee.json", "written"),
+    ),
     "sync of nothing": Bad(
         command="sync out", prepare=empty_folder, words=("OUT", "out", "holds no records")
     ),
@@ -598,6 +628,12 @@ BAD = {
     ),
     "ui of nothing": Bad(
         command="ui out", prepare=empty_folder, words=("out", "MLflow database", "--tracking-uri")
+    ),
+    "ui on a port there is not": Bad(
+        command="ui out --port 99999", prepare=database, words=("--port", "port < 65536", "99999")
+    ),
+    "ui on a port below all": Bad(
+        command="ui out --port -1", prepare=database, words=("--port", "1 <= port", "-1")
     ),
     "ui on a busy port": Bad(
         command="ui out --port {port}",
