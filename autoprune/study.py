@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -305,9 +306,10 @@ def find_study_file(name: str | Path) -> Path:
                 return folder / f"{name}.py"
     if there:
         check_suffix(path)
+    new = shlex.quote(f"{path.stem or 'my_study'}.py")
     raise AutopruneError(
         f"A study must be a Python file or one of {', '.join(BUILTIN)}, but there is no file "
-        f"{str(name)!r}. `autoprune new {path.stem or 'my_study'}.py` writes one to start from."
+        f"{str(name)!r}. `autoprune new {new}` writes one to start from."
     )
 
 

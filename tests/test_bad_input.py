@@ -146,6 +146,9 @@ BAD = {
         prepare=lambda folder: write_study(folder / "study.txt"),
         words=("must end in .py", "'study.txt'"),
     ),
+    "no such study, of an odd name": Bad(
+        command="search 'no where.py'", words=("`autoprune new 'no where.py'`",)
+    ),
     "study with a name that is too long": Bad(
         command=f"search {'a' * 300}.py", words=("no file 'aaaaa", "Python file")
     ),
