@@ -439,6 +439,9 @@ BAD = {
         words=("--out", "written", "/proc/nope"),
         in_process=False,
     ),
+    "out with a name that is too long": Bad(
+        command=f"search study.py --out {'a' * 300}", words=("--out", "written", "too long")
+    ),
     # --- the other commands ---
     "new over a file": Bad(
         command="new study.py", words=("study.py", "must not exist", "another name")
@@ -466,6 +469,9 @@ BAD = {
         command="front out",
         prepare=search_of(study="tiny"),
         words=("out", "not finished", "same `autoprune search` again"),
+    ),
+    "front with a name that is too long": Bad(
+        command=f"front {'a' * 300}", words=("A path must be", "'aaaa", "too long", "shorter")
     ),
     "front too small": Bad(
         command="front out --max-params 1",

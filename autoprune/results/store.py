@@ -70,7 +70,11 @@ class Store:
 
         To begin `fresh`, it may hold any search, and nothing else.
         """
-        if self.root.exists() and not self.root.is_dir():
+        try:
+            there = self.root.exists()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if there and not self.root.is_dir():
             raise AutopruneError(f"`--out` must be a folder, but {self.root} is a file.")
         if not self.identity_file.exists():
             if self.root.is_dir() and any(
@@ -119,6 +123,12 @@ class Store:
             )
         return known
 
+    def _unwritable(self, error: OSError) -> AutopruneError:
+        return AutopruneError(
+            f"`--out` must be a folder that can be written, but {self.root} cannot: "
+            f"{error.strerror or error}."
+        )
+
     def _known(self) -> dict[str, Any]:
         known = read_json(self.identity_file)
         if not isinstance(known, dict):
@@ -160,10 +170,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             lock = (self.root / ".lock").open("a+")
         except OSError as error:
-            raise AutopruneError(
-                f"`--out` must be a folder that can be written, but {self.root} cannot: "
-                f"{error.strerror or error}."
-            ) from error
+            raise self._unwritable(error) from error
         with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
