@@ -7,7 +7,7 @@ import fnmatch
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,9 +77,7 @@ class Store:
         if there and not self.root.is_dir():
             raise AutopruneError(f"`--out` must be a folder, but {self.root} is a file.")
         if not self.identity_file.exists():
-            if self.root.is_dir() and any(
-                p.name not in (".lock", self.cache.name) for p in self.root.iterdir()
-            ):
+            if there and not all(_is_any(p.name, BEFORE_ALL) for p in self.root.iterdir()):
                 raise AutopruneError(
                     f"`--out` must be empty or hold this study's search, but {self.root} holds "
                     f"other files. Use another folder."
@@ -304,7 +302,13 @@ OWN = (
     ".report.*",
 )
 """What a search writes into its folder, as patterns; the hidden files are half written ones."""
+BEFORE_ALL = (".lock", ".search.json.*", "cache")
+"""What may be there of a search that was killed before it had said whose folder it is."""
 
 
 def _is_ours(name: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in OWN)
+    return _is_any(name, OWN)
+
+
+def _is_any(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
