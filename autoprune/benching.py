@@ -22,7 +22,7 @@ from autoprune.results.load import load
 from autoprune.results.result import SearchResult, open_result
 from autoprune.searched import Searched, reopen
 from autoprune.searching.candidate import DENSE
-from autoprune.study import PruningStudy
+from autoprune.study import PruningStudy, path_restored
 from autoprune.training.latency import ENGINES, Latency, measure_together
 
 RUNTIMES = ("eager", "onnx")
@@ -39,6 +39,7 @@ class Benched:
     """What is to be said of it, one line each."""
 
 
+@path_restored()
 def bench(
     out: str | Path,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -83,8 +84,15 @@ def main() -> NoReturn:
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except Exception as error:  # nobody's mistake but ours
-        _print_redacted(error)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            typer.echo(
+                f"autoprune: A path must be one that a file can have, but {error.filename!r} is "
+                f"not: {error.strerror}. Give a shorter one.",
+                err=True,
+            )
+            sys.exit(2)
+        _print_redacted(error)  # nobody's mistake but ours
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

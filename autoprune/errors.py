@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from autoprune.redaction import redacted
+
+LONGEST_VALUE = 100
+"""Characters of a value that an error shows."""
 
 
 class AutopruneError(Exception):
@@ -49,6 +54,34 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> AutopruneError:
     message = f"Unknown {kind} {name!r}. Choose one of: {', '.join(known)}."
     near = difflib.get_close_matches(str(name), known, n=1)
     return AutopruneError(f"{message} Did you mean {near[0]!r}?" if near else message)
+
+
+Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
+"""What each value of an object must be, by its name: a test, and words for it."""
+
+
+def check_values(values: object, rules: Rules, *, prefix: str = "") -> None:
+    """Raise `AutopruneError` for the first value of an object that breaks its rule."""
+    for name, (holds, words) in rules.items():
+        value = getattr(values, name)
+        if not holds(value):
+            text = repr(value)
+            brief = len(text) <= LONGEST_VALUE and text.isprintable()
+            raise AutopruneError(
+                f"`{prefix}{name}` must be {words}, but is "
+                f"{text if brief else f'a value of type {type(value).__name__}'}."
+            )
+
+
+def is_whole(value: Any, low: int, high: float = math.inf) -> bool:
+    """Return whether a value is a whole number, low <= value < high."""
+    return type(value) is int and low <= value < high
+
+
+def is_number(value: Any, low: float, high: float = math.inf) -> bool:
+    """Return whether a value is a finite number, low <= value <= high."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and low <= value <= high and value < math.inf
 
 
 def first_line(error: BaseException) -> str:

@@ -103,6 +103,7 @@ class Finale:
         )
         faults = self._faults(folders)
         tested = run_job(self.executor, jobs.test_score, name=DENSE)["test"]
+        self._note_undefined({DENSE: tested, **{n: a["test"] for n, a in answers.items()}})
         measured = self._latencies(orders)
         entries = [
             self._settle(
@@ -216,6 +217,15 @@ class Finale:
             "seed": self.study.seed,
             "objectives": [self.study.task.metric, *self.costs],
         }
+
+    def _note_undefined(self, tested: Mapping[str, float | None]) -> None:
+        """Say which models have no test score although there are data to test them on."""
+        without = [name for name, score in tested.items() if score is None]
+        if without and getattr(self.study.task, "has_test", True):
+            self.reporter.note(
+                f"{self.study.task.metric} on the test split is no finite number for "
+                f"{', '.join(without)}: no test score is reported. Has the split every class?"
+            )
 
     def _latencies(self, orders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """Measure the dense model and the exported ones; return what their entries say of it."""

@@ -203,7 +203,8 @@ def reload_check(bench: Workbench, *, folder: str) -> Job:
 
 
 def _tested(bench: Workbench, model: nn.Module) -> float | None:
-    """Return the test score; None for a task that has no test data."""
+    """Return the test score; None for a task without test data, or where it is no finite number."""
     if not getattr(bench.task, "has_test", True):
         return None
-    return float(bench.task.evaluate(model.to(bench.device).eval(), "test"))
+    score = float(bench.task.evaluate(model.to(bench.device).eval(), "test"))
+    return score if math.isfinite(score) else None

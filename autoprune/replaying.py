@@ -19,7 +19,7 @@ from autoprune.running.inline import InlineExecutor
 from autoprune.running.local import LocalExecutor
 from autoprune.searched import reopen
 from autoprune.searching.candidate import DENSE, Candidate
-from autoprune.study import PruningStudy
+from autoprune.study import PruningStudy, path_restored
 from autoprune.training.device import OwnRandomState
 
 
@@ -35,6 +35,7 @@ class Replayed:
     """What it was in the search."""
 
 
+@path_restored()
 def replay(
     out: str | Path,
     name: str,

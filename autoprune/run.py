@@ -25,11 +25,11 @@ from autoprune.running.cluster import Cluster, Needs, connected
 from autoprune.searched import save_origin
 from autoprune.searching.objectives import DEFAULT_COSTS, costs_among
 from autoprune.searching.optuna_study import opened
-from autoprune.searching.space import SearchSpace, choices
+from autoprune.searching.space import SearchSpace, choices, names_in
 from autoprune.searchrun import SearchRun
 from autoprune.settings import Settings
 from autoprune.shipping import checkpoint_of, luggage_of
-from autoprune.study import PruningStudy, find_study_file, load_study, overridden
+from autoprune.study import PruningStudy, find_study_file, load_study, overridden, path_restored
 from autoprune.terminal import reporter_for
 from autoprune.training.finetune import dropout_layers
 from autoprune.training.optimizers import muons_share
@@ -39,6 +39,7 @@ DEAR = 0.5
 """How much arithmetic Muon may add to training's own, as a share of it, to be the usual one."""
 
 
+@path_restored()
 def search(
     study: PruningStudy | str | Path = "digits",
     *,
@@ -90,6 +91,8 @@ def search(
     if unknown:
         raise TypeError(f"search() got unexpected arguments: {', '.join(sorted(unknown))}")
     chosen = Settings(**settings)
+    criteria = None if criteria is None else names_in(criteria)
+    sparsify = None if sparsify is None else names_in(sparsify)
     loaded = load_study(study) if not isinstance(study, PruningStudy) else study
     loaded = overridden(loaded, seed=seed, criteria=criteria, sparsify=sparsify)
     origin = loaded if isinstance(study, PruningStudy) else find_study_file(study).resolve()

@@ -22,11 +22,12 @@ from autoprune.results.store import Store
 from autoprune.run import DEFAULT_FOLDER, prunable_groups
 from autoprune.running.inline import InlineExecutor
 from autoprune.searching.candidate import DENSE
-from autoprune.study import PruningStudy, load_study, overridden
+from autoprune.study import PruningStudy, load_study, overridden, path_restored
 from autoprune.training.device import OwnRandomState
 from autoprune.training.latency import compute_threads
 
 
+@path_restored()
 def sensitivity(
     study: PruningStudy | str | Path = "digits",
     *,

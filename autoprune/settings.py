@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from optuna.samplers import BaseSampler
 
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, Rules, check_values
 from autoprune.results.mlflow_registry import check_name
 from autoprune.searching.sampler import check_sampler
 from autoprune.searching.strategy import Strategy
@@ -22,6 +22,18 @@ LONGEST_NAME = 200
 """Of a study that is joined: Optuna's tables have room for little more."""
 DEFAULT_BUDGET = 50
 """Trials of a search that is given no bound."""
+
+
+SETTINGS_RULES: Rules = {
+    "tracking_uri": (
+        lambda v: v is None or bool(str(v).strip()),
+        "an MLflow tracking URI, 'none', or left out for a database in the output folder",
+    ),
+    "experiment": (
+        lambda v: isinstance(v, str) and bool(v.strip()),
+        "the name of an MLflow experiment",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +115,7 @@ class Settings:
                 f"`latency_batch` must be a whole number of at least 1, "
                 f"but is {self.latency_batch!r}."
             )
+        check_values(self, SETTINGS_RULES)
         if self.budget is None and self.budget_epochs is None:
             object.__setattr__(self, "budget", DEFAULT_BUDGET)
         _check_count("budget", self.budget, "trial")

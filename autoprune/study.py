@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import hashlib
 import importlib.util
+import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.errors import AutopruneError, first_line
+from autoprune.errors import AutopruneError, Rules, check_values, first_line, is_whole
 from autoprune.pruning.criteria import CRITERIA
 from autoprune.pruning.forward import map_tensors, tensors_of
 from autoprune.pruning.graph import find_groups
@@ -26,6 +29,7 @@ from autoprune.pruning.layers import GROUP_RULES
 from autoprune.pruning.masks import weight_groups
 from autoprune.pruning.plan import FineTune
 from autoprune.searching.space import Space, with_criteria, with_sparsify
+from autoprune.training.device import SEEDS
 from autoprune.training.sparsify import SPARSIFIERS
 from autoprune.training.task import Task, missing_methods
 
@@ -65,7 +69,7 @@ class PruningStudy:
     final_epochs
         Epochs that each model on the front gets at the end; 0 leaves them as the search did.
     seed
-        Fixes everything that is drawn.
+        Fixes everything that is drawn; 0 <= seed < 2**32.
     device
         ``auto`` takes the first GPU, or the CPU.
 
@@ -90,11 +94,7 @@ class PruningStudy:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not NAME_RULE.fullmatch(self.name):
-            raise AutopruneError(
-                f"A study's `name` must be 1 to 64 letters, digits, '.', '_' or '-' and start "
-                f"with a letter or digit, but is {self.name!r}."
-            )
+        check_values(self, STUDY_RULES)
         if not isinstance(self.model, nn.Module) and not callable(self.model):
             raise AutopruneError(
                 f"`model` must be a torch module or a function that builds one, "
@@ -115,10 +115,7 @@ class PruningStudy:
                 f"`task` must have {', '.join(lacking)}, but a {type(self.task).__name__} has not. "
                 f"See SupervisedTask."
             )
-        if isinstance(self.keep, str):
-            raise AutopruneError("`keep` must be a list of patterns, but is a single string.")
-        if self.final_epochs < 0:
-            raise AutopruneError(f"`final_epochs` must be at least 0, but is {self.final_epochs}.")
+        check_values(self.task, TASK_RULES, prefix="task.")
         if self.checkpoint is not None and self.train is not None:
             raise AutopruneError("A study must have `checkpoint` or `train`, not both.")
 
@@ -160,6 +157,39 @@ class PruningStudy:
         if self.space.granularity != "channel":
             return weight_groups(grouping, self.space.granularity, keep=self.keep)
         return replace(grouping, blocks=()) if self.space.depth is False else grouping
+
+
+TASK_RULES: Rules = {
+    "metric": (
+        lambda v: isinstance(v, str) and v.isprintable() and bool(v),
+        "a name of printable characters on one line",
+    ),
+    "higher_is_better": (lambda v: isinstance(v, bool), "True or False"),
+}
+STUDY_RULES: Rules = {
+    "name": (
+        lambda v: isinstance(v, str) and NAME_RULE.fullmatch(v) is not None,
+        "1 to 64 letters, digits, '.', '_' or '-' and start with a letter or digit",
+    ),
+    "checkpoint": (
+        lambda v: isinstance(v, str | Path | None),
+        "the path of a file (weights that are loaded already belong in `model`)",
+    ),
+    "train": (
+        lambda v: v is None or (isinstance(v, FineTune) and v.epochs > 0),
+        "a FineTune of at least 1 epoch, such as FineTune(epochs=30, lr=0.01)",
+    ),
+    "keep": (
+        lambda v: isinstance(v, list | tuple) and all(isinstance(each, str) for each in v),
+        "a list of patterns",
+    ),
+    "prune_inputs": (lambda v: isinstance(v, bool), "True or False"),
+    "prune_embeddings": (lambda v: isinstance(v, bool), "True or False"),
+    "space": (lambda v: isinstance(v, Space), "a Space, such as Space(epochs=(5, 20))"),
+    "final_epochs": (lambda v: is_whole(v, 0), "a whole number of at least 0"),
+    "seed": (lambda v: is_whole(v, 0, SEEDS), "a whole number, 0 <= seed < 2**32"),
+    "device": (lambda v: isinstance(v, str | torch.device), "text such as 'cpu' or 'cuda:0'"),
+}
 
 
 def _first_non_tensor(value: Any) -> Any:
@@ -263,26 +293,37 @@ def find_study_file(name: str | Path) -> Path:
     Raises
     ------
     AutopruneError
-        If there is no such file.
+        If there is no such file, or it is none of Python's.
     """
     path = Path(name)
-    if path.is_file():
+    there = os.path.isfile(path)  # of a name that is too long, too
+    if there and path.suffix == ".py":
         return path
     if str(name) in BUILTIN:
         here = Path(__file__).parent
         for folder in (here / "builtin", here.parent / "studies"):
             if (folder / f"{name}.py").is_file():
                 return folder / f"{name}.py"
+    if there:
+        check_suffix(path)
+    new = shlex.quote(f"{path.stem or 'my_study'}.py")
     raise AutopruneError(
         f"A study must be a Python file or one of {', '.join(BUILTIN)}, but there is no file "
-        f"{str(name)!r}. `autoprune new {path.stem or 'my_study'}.py` writes one to start from."
+        f"{str(name)!r}. `autoprune new {new}` writes one to start from."
     )
+
+
+def check_suffix(path: Path) -> None:
+    """Raise `AutopruneError` unless a study file's name is one that Python can import."""
+    if path.suffix != ".py":
+        raise AutopruneError(f"A study file's name must end in .py, but {str(path)!r} does not.")
 
 
 def load_study(name: str | Path) -> PruningStudy:
     """Run a study file and return its `study`.
 
-    A study file is the user's own code, and the only code that autoprune runs.
+    A study file is the user's own code, and the only code that autoprune runs. Its folder comes
+    first on `sys.path` while it runs, and stays last, for what its functions import when called.
 
     Raises
     ------
@@ -314,7 +355,8 @@ def _run_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
+    folder = str(path.parent)
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except AutopruneError as error:
@@ -325,8 +367,21 @@ def _run_file(path: Path) -> ModuleType:
             f"The study file must run, but {path.name}{line} raised {first_line(error)}."
         ) from error
     finally:
-        sys.path.remove(str(path.parent))
+        with contextlib.suppress(ValueError):  # the file may have changed the path itself
+            sys.path.remove(folder)
+    if folder not in sys.path:  # last: what has the name of a library does not take its place
+        sys.path.append(folder)
     return module
+
+
+@contextlib.contextmanager
+def path_restored() -> Iterator[None]:
+    """Leave `sys.path` as it was; a study file's folder is on it while its study is in use."""
+    before = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _line_in(error: BaseException, path: Path) -> str:

@@ -29,7 +29,7 @@ from autoprune.searched import Searched, reopen
 from autoprune.searching.allocation import Allocator, Shape
 from autoprune.searching.candidate import DENSE, FINAL, Candidate, Score
 from autoprune.settings import Settings
-from autoprune.study import PruningStudy
+from autoprune.study import PruningStudy, path_restored
 
 SIZES = 5
 """How many baselines there are if nobody says."""
@@ -47,6 +47,7 @@ class Baselines:
     """What is to be said of it, one line each."""
 
 
+@path_restored()
 def baselines(
     out: str | Path,
     *,

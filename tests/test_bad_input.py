@@ -141,6 +141,17 @@ BAD = {
         words=("nowhere.py", "digits", "autoprune new nowhere.py"),
         in_process=False,
     ),
+    "study that does not end in .py": Bad(
+        command="search study.txt",
+        prepare=lambda folder: write_study(folder / "study.txt"),
+        words=("must end in .py", "'study.txt'"),
+    ),
+    "no such study, of an odd name": Bad(
+        command="search 'no where.py'", words=("`autoprune new 'no where.py'`",)
+    ),
+    "study with a name that is too long": Bad(
+        command=f"search {'a' * 300}.py", words=("no file 'aaaaa", "Python file")
+    ),
     "study raises": Bad(
         command="search study.py",
         prepare=study(before='raise ValueError("no data today")'),
@@ -167,6 +178,64 @@ BAD = {
     ),
     "name with a slash": Bad(
         command="search study.py", prepare=study(name="a/b"), words=("`name`", "'a/b'", "letters")
+    ),
+    "keep that is a pattern": Bad(
+        command="search study.py",
+        prepare=study(more='keep="body.*",'),
+        words=("`keep` must be a list of patterns", "'body.*'"),
+    ),
+    "keep that is none": Bad(
+        command="search study.py", prepare=study(more="keep=None,"), words=("`keep`", "None")
+    ),
+    "training that is a number": Bad(
+        command="search study.py",
+        prepare=study(dense="train=30"),
+        words=("`train` must be a FineTune", "FineTune(epochs=30", "30."),
+    ),
+    "training of no epochs": Bad(
+        command="search study.py",
+        prepare=study(dense="train=FineTune(epochs=0, lr=0.1)"),
+        words=("`train`", "at least 1 epoch"),
+    ),
+    "training of fewer than no epochs": Bad(
+        command="search study.py",
+        prepare=study(dense="train=FineTune(epochs=-1, lr=0.1)"),
+        words=("study.py", "`FineTune.epochs`", "at least 0", "-1"),
+    ),
+    "space that is a dict": Bad(
+        command="search study.py",
+        prepare=study(after="Space = dict"),
+        words=("`space` must be a Space", "dict"),
+    ),
+    "checkpoint that is loaded": Bad(
+        command="search study.py",
+        prepare=study(dense="checkpoint=Net().state_dict()"),
+        words=("`checkpoint` must be the path of a file", "`model`", "OrderedDict"),
+    ),
+    "final epochs that are no whole number": Bad(
+        command="search study.py",
+        prepare=study(final_epochs="2.5"),
+        words=("`final_epochs` must be a whole number", "2.5"),
+    ),
+    "seed that is none": Bad(
+        command="search study.py",
+        prepare=study(more="seed=None,"),
+        words=("`seed`", "0 <= seed < 2**32", "None"),
+    ),
+    "seed that is no whole number": Bad(
+        command="search study.py", prepare=study(more="seed=1.5,"), words=("`seed`", "1.5")
+    ),
+    "seed below 0": Bad(
+        command="search study.py --seed -1", words=("`seed`", "0 <= seed < 2**32", "-1")
+    ),
+    "seed too large": Bad(
+        command="search study.py --seed 4294967296", words=("`seed`", "2**32", "4294967296")
+    ),
+    "seed far too large": Bad(
+        command="search study.py --seed 9999999999999999999999", words=("`seed`", "2**32")
+    ),
+    "device that is none": Bad(
+        command="search study.py", prepare=study(more="device=None,"), words=("`device`", "'cpu'")
     ),
     "keep matches nothing": Bad(
         command="search study.py",
@@ -199,6 +268,19 @@ BAD = {
             after='SupervisedTask(train=task, valid=task, scorer="acuracy")',
         ),
         words=("Unknown scorer 'acuracy'", "Did you mean 'accuracy'"),
+    ),
+    "metric of two lines": Bad(
+        command="search study.py",
+        prepare=study(after='task.metric = "top-1\\n%"'),
+        words=("`task.metric`", "printable", r"'top-1\n%'"),
+    ),
+    "no metric": Bad(
+        command="search study.py", prepare=study(after='task.metric = ""'), words=("`task.metric`",)
+    ),
+    "metric that is neither high nor low": Bad(
+        command="search study.py",
+        prepare=study(after="task.higher_is_better = None"),
+        words=("`task.higher_is_better`", "True or False", "None"),
     ),
     "range upside down": Bad(
         command="search study.py",
@@ -316,6 +398,13 @@ BAD = {
         command="search study.py --objective weighted --accuracy-weight 2",
         words=("`accuracy_weight`", "between 0 and 1", "2"),
     ),
+    "no experiment": Bad(
+        command="search study.py --experiment ''", words=("`experiment`", "MLflow", "but is ''")
+    ),
+    "no tracking server": Bad(
+        command="search study.py --tracking-uri ' '",
+        words=("`tracking_uri`", "'none'", "left out", "but is ' '"),
+    ),
     # --- the output folder ---
     "another study's folder": Bad(
         command="search study.py --out out",
@@ -350,16 +439,25 @@ BAD = {
         words=("--out", "written", "/proc/nope"),
         in_process=False,
     ),
+    "out with a name that is too long": Bad(
+        command=f"search study.py --out {'a' * 300}", words=("--out", "written", "too long")
+    ),
     # --- the other commands ---
     "new over a file": Bad(
         command="new study.py", words=("study.py", "must not exist", "another name")
     ),
     "new without .py": Bad(command="new study.txt", words=("study.txt", ".py")),
+    "new with a name that is too long": Bad(
+        command=f"new {'a' * 300}.py", words=("FILE", "File name too long")
+    ),
     "new below a file": Bad(
         command="new study.py/mine.py", words=("study.py/mine.py", "can be written")
     ),
     "doctor asked for no parameters": Bad(
-        command="doctor study.py --max-params 0", words=("--max-params", "1", "--help")
+        command="doctor study.py --max-params 0", words=("`max_params`", "more than 0", "0")
+    ),
+    "doctor asked for an unknown unit": Bad(
+        command="doctor study.py --max-params 50kb", words=("`max_params`", "50k or 1.5M", "'kb'")
     ),
     "doctor without a file": Bad(
         command="doctor nowhere.py", words=("nowhere.py", "autoprune new nowhere.py")
@@ -371,6 +469,9 @@ BAD = {
         command="front out",
         prepare=search_of(study="tiny"),
         words=("out", "not finished", "same `autoprune search` again"),
+    ),
+    "front with a name that is too long": Bad(
+        command=f"front {'a' * 300}", words=("A path must be", "'aaaa", "too long", "shorter")
     ),
     "front too small": Bad(
         command="front out --max-params 1",
@@ -506,6 +607,16 @@ BAD = {
         ),
         words=("one task", "their metrics differ", "accuracy in", "f1 in"),
     ),
+    "check that is remembered nowhere": Bad(
+        command="check out --against /proc/knee.json --update",
+        prepare=front,
+        words=("`--against`", "/proc/knee.json", "written"),
+    ),
+    "check that is remembered below a file": Bad(
+        command="check out --against study.py/knee.json --update",
+        prepare=front,
+        words=("`--against`", "study.py/knee.json", "written"),
+    ),
     "sync of nothing": Bad(
         command="sync out", prepare=empty_folder, words=("OUT", "out", "holds no records")
     ),
@@ -526,6 +637,12 @@ BAD = {
     ),
     "ui of nothing": Bad(
         command="ui out", prepare=empty_folder, words=("out", "MLflow database", "--tracking-uri")
+    ),
+    "ui on a port there is not": Bad(
+        command="ui out --port 99999", prepare=database, words=("--port", "port < 65536", "99999")
+    ),
+    "ui on a port below all": Bad(
+        command="ui out --port -1", prepare=database, words=("--port", "1 <= port", "-1")
     ),
     "ui on a busy port": Bad(
         command="ui out --port {port}",

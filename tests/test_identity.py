@@ -164,6 +164,18 @@ def test_fresh_deletes_nothing_under_a_running_search(searched: Path, tmp_path: 
     assert (searched / "front.json").exists()
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_search_that_was_killed_in_its_first_write_begins_again(
+    fresh: bool, tmp_path: Path
+) -> None:
+    for name in (".lock", ".search.json.ab12"):
+        (tmp_path / name).touch()
+    store = Store(tmp_path)
+    with store.locked():
+        assert store.open({"seed": 1}, fresh=fresh)["seed"] == 1
+    assert store.identity_file.exists()
+
+
 def test_a_fresh_start_that_was_killed_is_finished_by_the_next_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

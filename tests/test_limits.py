@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from helpers import MODELS, UNTRACKED, write_study
+from helpers import MODELS, UNTRACKED, Here, write_study
 from torch import nn
 
 from autoprune import FineTune, PruningStudy, Space, SupervisedTask, run
@@ -95,6 +97,41 @@ def test_enough_samples_are_not_worth_a_word(tmp_path: Path) -> None:
     )
     notes = noted(study, tmp_path / "out").notes
     assert [note for note in notes if "left out" not in note] == []
+
+
+def test_a_test_score_that_is_undefined_is_none(tmp_path: Path, here: Here) -> None:
+    def one_class(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        lone = len(targets.unique()) == 1
+        return math.nan if lone else float((outputs.argmax(1) == targets).float().mean())
+
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    ones = y[200:] == 1
+    study = PruningStudy(
+        name="undefined",
+        model=lambda: nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)),
+        example=torch.zeros(2, 8),
+        task=SupervisedTask(
+            train=(x[:100], y[:100]),
+            valid=(x[100:200], y[100:200]),
+            test=(x[200:][ones], y[200:][ones]),
+            scorer=one_class,
+        ),
+        space=Space(epochs=1),
+    )
+    (said,) = noted(study, tmp_path / "out").about("no test score")
+    assert "one_class on the test split is no finite number for dense, t000" in said
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    front = json.loads((tmp_path / "out" / "front.json").read_text(), parse_constant=refuse)
+    assert [model["test"] for model in (front["dense"], *front["front"])] == [None, None]
+    for command in ("front", "pick", "report", "compare"):
+        others = ["out"] if command == "compare" else []
+        shown = here(command, "out", *others, cwd=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        assert "nan" not in shown.stdout.lower()
 
 
 # --- a dense model that has learnt nothing --------------------------------------------------------

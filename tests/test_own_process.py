@@ -16,9 +16,9 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from helpers import UNTRACKED, write_study
+from helpers import MODELS, UNTRACKED, write_study
 
-from autoprune import run
+from autoprune import replay, run
 from autoprune.study import load_study
 from autoprune.training.device import OwnRandomState
 
@@ -51,11 +51,10 @@ def test_a_search_in_this_process_changes_nothing_global(tmp_path: Path) -> None
     torch.set_num_threads(2)
     torch.rand(3), np.random.rand(3), random.random()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = load_study(file)
     before = state()
     heard: list[torch.Tensor] = []
-    run.search(
-        load_study(file), out=tmp_path / "out", budget=2, reporter=Watcher(heard), **UNTRACKED
-    )
+    run.search(study, out=tmp_path / "out", budget=2, reporter=Watcher(heard), **UNTRACKED)
     after = state()
     assert {name for name in before if before[name] != after[name]} == set()
     # Nor in between, whenever the caller's own code runs.
@@ -63,6 +62,24 @@ def test_a_search_in_this_process_changes_nothing_global(tmp_path: Path) -> None
     assert all(
         torch.equal(each, torch.tensor(before["torch"], dtype=torch.uint8)) for each in heard
     )
+
+
+@pytest.mark.usefixtures("quick_export")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_studys_functions_import_is_found_and_the_path_left_as_it_was(
+    workers: int, tmp_path: Path
+) -> None:
+    nets = f"nets_beside_{workers}"
+    (tmp_path / f"{nets}.py").write_text(f"from torch import nn\n\n\n{MODELS['mlp']}")
+    lazy = f"def Net():\n    import {nets}\n\n    return {nets}.Net()\n"
+    file = write_study(tmp_path / "study.py", model=lazy)
+    before = list(sys.path)
+    result = run.search(file, out=tmp_path / "out", budget=1, **UNTRACKED | {"workers": workers})
+    assert sys.path == before
+    assert result.trials["complete"] == 1
+    replayed = replay(tmp_path / "out", "t000", study=file, in_process=workers == 0)
+    assert replayed.valid == replayed.recorded
+    assert sys.path == before
 
 
 class Watcher:

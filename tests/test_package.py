@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from helpers import Here, environment, run_cli
+from helpers import Here, environment, run_cli, write_study
 
 import autoprune
 
@@ -107,6 +109,32 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", ["my study", "it's", 'tri"""ple', "back\\slash\\x", "end\\"])
+def test_a_new_study_of_any_name_is_python_and_its_commands_run(
+    name: str, tmp_path: Path, here: Here
+) -> None:
+    said = here("new", f"{name}.py", cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    told = said.stdout.partition("Next: ")[2]
+    docstring = ast.get_docstring(ast.parse((tmp_path / f"{name}.py").read_text()))
+    assert docstring is not None
+    commands = [line for line in (told, *docstring.splitlines()) if line.strip().startswith("auto")]
+    assert [shlex.split(line)[:3] for line in commands] == [
+        ["autoprune", command, f"{name}.py"] for command in ("search", "doctor", "search")
+    ]
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_search_says_what_to_run_next_in_a_folder_of_any_name(tmp_path: Path, here: Here) -> None:
+    study = write_study(tmp_path / "study.py")
+    options = ("--budget", 1, "--workers", 0, "--tracking-uri", "none", "--no-extras", "--quiet")
+    said = here("search", study, "--out", "it's out", *options, cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    told = dict(line.split(": ", 1) for line in said.stdout.splitlines()[-2:])
+    assert shlex.split(told["Report"]) == ["autoprune", "report", "it's out", "--open"]
+    assert shlex.split(told["Review"]) == ["autoprune", "ui", "it's out"]
+
+
 def test_doctor_accepts_a_new_study(started: Path, here: Here) -> None:
     run = here("doctor", "my_net.py", cwd=started)
     assert run.returncode == 0, run.stderr
@@ -116,17 +144,20 @@ def test_doctor_accepts_a_new_study(started: Path, here: Here) -> None:
     assert groups == [["0", "128"], ["2", "64"]]
 
 
-@pytest.mark.parametrize(("size", "code", "word"), [(5_000, 0, "can"), (30, 1, "cannot")])
+@pytest.mark.parametrize(
+    ("asked", "size", "code", "word"),
+    [("5000", 5_000, 0, "can"), ("5k", 5_000, 0, "can"), ("30", 30, 1, "cannot")],
+)
 def test_doctor_says_whether_a_size_can_be_reached(
-    size: int, code: int, word: str, started: Path, here: Here
+    asked: str, size: int, code: int, word: str, started: Path, here: Here
 ) -> None:
-    run = here("doctor", "my_net.py", "--max-params", size, cwd=started)
+    run = here("doctor", "my_net.py", "--max-params", asked, cwd=started)
     assert run.returncode == code, run.stderr
     least = 30 + 1 + 1 + 1 + 2 + 2
     assert run.stdout.splitlines()[-1] == (
         f"At most {size:,} parameters {word} be reached: the smallest possible model has {least}."
     )
-    told = here("doctor", "my_net.py", "--max-params", size, "--json", cwd=started)
+    told = here("doctor", "my_net.py", "--max-params", asked, "--json", cwd=started)
     assert told.returncode == code
     value = json.loads(told.stdout)
     assert (value["max_params"], value["reachable"]) == (size, word == "can")

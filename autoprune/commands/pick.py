@@ -111,10 +111,14 @@ def _lines(picked: Picked, *, copied: bool) -> list[str]:
 
 def _how_to_load(folder: Path) -> list[str]:
     """Say how each format that is there is loaded."""
+
+    def text(path: Path) -> str:
+        return json.dumps(str(path), ensure_ascii=False)
+
     ways = {
-        "model.pt2": f'torch.export.load("{folder}/model.pt2").module()',
-        "model.onnx": f'onnxruntime.InferenceSession("{folder}/model.onnx")',
-        "model.safetensors": f'autoprune.load("{folder}", model=YourModel())',
+        "model.pt2": f"torch.export.load({text(folder / 'model.pt2')}).module()",
+        "model.onnx": f"onnxruntime.InferenceSession({text(folder / 'model.onnx')})",
+        "model.safetensors": f"autoprune.load({text(folder)}, model=YourModel())",
     }
     there = [way for file, way in ways.items() if (folder / file).exists()]
     return [f"  {way}" for way in there]

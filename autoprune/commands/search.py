@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -179,10 +180,11 @@ def search(
         typer.echo((result.out / "front.json").read_text(), nl=False)
         return
     print_front(result)
+    folder = shlex.quote(str(shown(result.out)))
     typer.echo(
         f"\nModels: {shown(result.out / 'front')}\n"
-        f"Report: autoprune report {shown(result.out)} --open\n"
-        f"Review: autoprune ui {shown(result.out)}"
+        f"Report: autoprune report {folder} --open\n"
+        f"Review: autoprune ui {folder}"
     )
 
 

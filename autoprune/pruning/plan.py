@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from autoprune.errors import AutopruneError, first_line, unknown
+from autoprune.errors import (
+    AutopruneError,
+    Rules,
+    check_values,
+    first_line,
+    is_number,
+    is_whole,
+    unknown,
+)
 from autoprune.pruning.groups import Grouping
 
 OptimizerName = Literal["adamw", "muon"]
@@ -37,6 +45,18 @@ class FineTune:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise unknown("optimizer", self.optimizer, OPTIMIZERS)
+        check_values(self, FINETUNE_RULES, prefix="FineTune.")
+
+
+FINETUNE_RULES: Rules = {
+    "epochs": (lambda v: is_whole(v, 0), "a whole number of at least 0"),
+    "lr": (lambda v: is_number(v, 0), "a finite number of at least 0"),
+    "batch_size": (lambda v: is_whole(v, 1), "a whole number of at least 1"),
+    "weight_decay": (lambda v: is_number(v, 0), "a finite number of at least 0"),
+    "distill_weight": (lambda v: is_number(v, 0, 1), "a number between 0 and 1"),
+    "temperature": (lambda v: is_number(v, 1e-3), "a finite number of at least 0.001"),
+    "dropout": (lambda v: v is None or is_number(v, 0, 1), "None or a number between 0 and 1"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

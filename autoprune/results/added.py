@@ -6,6 +6,7 @@ search is gone on with and exports its front anew.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -95,8 +96,9 @@ def record(
             )
         )
     if not destination.whole:
+        out = shlex.quote(str(store.root))
         return [
-            f"MLflow gets the figures with `autoprune sync {store.root} --tracking-uri ...`: "
+            f"MLflow gets the figures with `autoprune sync {out} --tracking-uri ...`: "
             f"{destination.uri} held a secret that was not stored."
         ]
     done = sync(store, uri=None, experiment=None)

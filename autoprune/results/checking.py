@@ -165,8 +165,20 @@ def remember(out: str | Path, file: str | Path, *, choose: str = "knee") -> Reco
 
 
 def keep(record: Record, file: str | Path) -> None:
-    """Write a record to a file that a later check reads."""
-    write_json(Path(file), record.to_json())
+    """Write a record to a file that a later check reads.
+
+    Raises
+    ------
+    AutopruneError
+        If the file cannot be written.
+    """
+    try:
+        write_json(Path(file), record.to_json())
+    except OSError as error:
+        raise AutopruneError(
+            f"`--against` must be a file that can be written with --update, but {file} cannot: "
+            f"{error.strerror}. Give another one."
+        ) from error
 
 
 def record_of(out: str | Path, choose: str) -> Record:

@@ -7,7 +7,7 @@ import fnmatch
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,12 +70,14 @@ class Store:
 
         To begin `fresh`, it may hold any search, and nothing else.
         """
-        if self.root.exists() and not self.root.is_dir():
+        try:
+            there = self.root.exists()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if there and not self.root.is_dir():
             raise AutopruneError(f"`--out` must be a folder, but {self.root} is a file.")
         if not self.identity_file.exists():
-            if self.root.is_dir() and any(
-                p.name not in (".lock", self.cache.name) for p in self.root.iterdir()
-            ):
+            if there and not all(_is_any(p.name, BEFORE_ALL) for p in self.root.iterdir()):
                 raise AutopruneError(
                     f"`--out` must be empty or hold this study's search, but {self.root} holds "
                     f"other files. Use another folder."
@@ -119,6 +121,12 @@ class Store:
             )
         return known
 
+    def _unwritable(self, error: OSError) -> AutopruneError:
+        return AutopruneError(
+            f"`--out` must be a folder that can be written, but {self.root} cannot: "
+            f"{error.strerror or error}."
+        )
+
     def _known(self) -> dict[str, Any]:
         known = read_json(self.identity_file)
         if not isinstance(known, dict):
@@ -160,10 +168,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             lock = (self.root / ".lock").open("a+")
         except OSError as error:
-            raise AutopruneError(
-                f"`--out` must be a folder that can be written, but {self.root} cannot: "
-                f"{error.strerror or error}."
-            ) from error
+            raise self._unwritable(error) from error
         with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -297,7 +302,13 @@ OWN = (
     ".report.*",
 )
 """What a search writes into its folder, as patterns; the hidden files are half written ones."""
+BEFORE_ALL = (".lock", ".search.json.*", "cache")
+"""What may be there of a search that was killed before it had said whose folder it is."""
 
 
 def _is_ours(name: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in OWN)
+    return _is_any(name, OWN)
+
+
+def _is_any(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

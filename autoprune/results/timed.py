@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,8 +47,9 @@ def check_measured(result: SearchResult, latencies: Latencies, runtime: str | No
     """Raise `AutopruneError` if no model of the front has a latency."""
     if all(latencies.get(m.name) is None for m in result.front):
         by = f" by runtime {runtime!r}" if runtime else ""
+        out = shlex.quote(str(result.out))
         option = f" --runtime {runtime}" if runtime else ""
         raise AutopruneError(
             f"There must be latencies{by} to compare with, but none is on record in "
-            f"{result.out / 'front.json'}. Run `autoprune bench {result.out}{option}` first."
+            f"{result.out / 'front.json'}. Run `autoprune bench {out}{option}` first."
         )

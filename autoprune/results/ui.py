@@ -17,6 +17,9 @@ from autoprune.results.store import Store
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 """A UI to look at runs needs none of the processes that MLflow starts for jobs."""
 
+PORTS = 2**16
+"""How many ports an address has."""
+
 
 def serve(store: Store, *, host: str, port: int) -> None:
     """Run the MLflow UI until it is stopped.
@@ -24,8 +27,13 @@ def serve(store: Store, *, host: str, port: int) -> None:
     Raises
     ------
     AutopruneError
-        If the folder has no MLflow database, or the port is taken.
+        If the folder has no MLflow database, or there is no such port or it is taken.
     """
+    if not 1 <= port < PORTS:
+        raise AutopruneError(
+            f"The port must be a whole number, 1 <= port < {PORTS}, but is {port}. "
+            f"Choose another with --port."
+        )
     if not store.mlflow_database.exists():
         raise AutopruneError(
             f"OUT must be a search's folder with its own MLflow database, but {store.root} has "

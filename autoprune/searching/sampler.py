@@ -28,6 +28,7 @@ from autoprune.searching.recipes import EPOCHS, LR, Recipes
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.strategy import Strategy
 from autoprune.searching.surrogate import Staircase, staircase
+from autoprune.training.device import SEEDS
 
 LEAST_HISTORY = 8
 """Fewest finished trials that a surrogate is built on."""
@@ -66,7 +67,7 @@ class SamplerContext:
     @property
     def own_seed(self) -> int:
         """A seed for samplers that draw from one stream: not the same stream again on resuming."""
-        return self.seed + self.trials
+        return (self.seed + self.trials) % SEEDS
 
 
 def make_sampler(name: str, context: SamplerContext) -> BaseSampler:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from autoprune.errors import AutopruneError, unknown
+from autoprune.errors import AutopruneError, is_number, unknown
 from autoprune.pruning.cost import Widths
 from autoprune.pruning.criteria import get_criterion
 from autoprune.pruning.groups import module_of
@@ -96,8 +96,10 @@ class Space:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, list) or f.name in ("criteria", "sparsify"):
+            if isinstance(value, list):
                 object.__setattr__(self, f.name, tuple(value))
+            elif f.name in ("criteria", "sparsify"):
+                object.__setattr__(self, f.name, names_in(value))
             elif isinstance(value, Mapping):
                 object.__setattr__(self, f.name, dict(value))
         for name in self.criteria:
@@ -161,10 +163,11 @@ class Space:
         }
         for name, (low, high) in rules.items():
             value = getattr(self, name)
-            if value is not None and not all(low <= end <= high for end in choices(value)):
-                raise AutopruneError(
-                    f"`space.{name}` must lie between {low:g} and {high:g}, but is {value}."
-                )
+            if value is not None and not all(is_number(v, low, high) for v in choices(value)):
+                rule = f"lie between {low:g} and {high:g}"
+                if high == math.inf:
+                    rule = f"be finite and at least {low:g}"
+                raise AutopruneError(f"`space.{name}` must {rule}, but is {value}.")
         widths = self.min_width
         for width in widths.values() if isinstance(widths, Mapping) else (widths,):
             if type(width) is not int or width < 1:
@@ -175,6 +178,12 @@ class Space:
 
 _NAMED = {"criteria": "criterion", "optimizer": "optimizer", "sparsify": "sparsifier"}
 """What must be named at least once, and what one of them is called."""
+
+
+def names_in(value: Any) -> tuple[Any, ...]:
+    """Return the names of a collection, or the only one."""
+    alone = isinstance(value, str) or not isinstance(value, Iterable)
+    return (value,) if alone else tuple(value)
 
 
 def choices(value: Any) -> tuple[Any, ...]:
@@ -429,12 +438,12 @@ def _inside(distribution: BaseDistribution, value: Any) -> Any:
 
 def with_criteria(space: Space, criteria: Sequence[str]) -> Space:
     """Return `space` with other criteria."""
-    return _with(space, criteria=tuple(criteria))
+    return _with(space, criteria=names_in(criteria))
 
 
 def with_sparsify(space: Space, sparsify: Sequence[str]) -> Space:
     """Return `space` with other sparsifiers to choose from."""
-    return _with(space, sparsify=tuple(sparsify))
+    return _with(space, sparsify=names_in(sparsify))
 
 
 def _with(space: Space, **changes: Any) -> Space:

@@ -27,9 +27,10 @@ def unpacked(item: Any) -> tuple[Any, Any]:
                 return {k: v for k, v in item.items() if k != key}, item[key]
     elif isinstance(item, (tuple, list)) and len(item) >= 2:
         return (item[0] if len(item) == 2 else tuple(item[:-1])), item[-1]
+    length = f" of length {len(item)}" if isinstance(item, (tuple, list)) else ""
     raise AutopruneError(
         f"A dataset must give (inputs, targets) or a dict with one of {', '.join(LABEL_KEYS)}, "
-        f"but it gave a {type(item).__name__}."
+        f"but it gave a {type(item).__name__}{length}."
     )
 
 
@@ -138,8 +139,7 @@ def as_split(name: str, source: Any, *, integer_targets: bool) -> ArraySplit | L
         If it is none of these, is empty, its lengths differ or it holds NaN or infinity.
     """
     if isinstance(source, TensorDataset):
-        *inputs, targets = source.tensors
-        source = (inputs[0] if len(inputs) == 1 else tuple(inputs), targets)
+        source = unpacked(source.tensors)
     if isinstance(source, (tuple, list)) and len(source) == 2:
         inputs, targets = as_tensors(source[0]), as_tensors(source[1])
         if integer_targets:
@@ -148,19 +148,30 @@ def as_split(name: str, source: Any, *, integer_targets: bool) -> ArraySplit | L
         return ArraySplit(inputs, targets)
     if isinstance(source, IterableDataset):
         raise AutopruneError(
-            f"The {name} data must have a length and be open to shuffling, but is an "
-            f"IterableDataset. Wrap it in a DataLoader, or collect it into arrays."
+            f"The {name} data must have a length and be open to shuffling, but are an "
+            f"IterableDataset. Collect it into arrays, or give it a `__len__` and wrap it in a "
+            f"DataLoader."
         )
     if isinstance(source, (Dataset, DataLoader)) or _is_dataset(source):
         source = LoaderSplit(cast("Dataset[Any] | DataLoader[Any]", source))
     if isinstance(source, LoaderSplit):
-        if isinstance(source.source, Sized) and len(source.source) == 0:
+        if _length(name, source.source) == 0:
             raise AutopruneError(f"The {name} data must not be empty, but it is.")
         return source
     raise AutopruneError(
         f"The {name} data must be (inputs, targets), a Dataset or a DataLoader, "
         f"but is a {type(source).__name__}."
     )
+
+
+def _length(name: str, source: Any) -> int:
+    try:
+        return len(source)
+    except TypeError as error:
+        raise AutopruneError(
+            f"The {name} data must have a length, but their {type(source).__name__} has none. "
+            f"Give the dataset a `__len__`, or collect it into arrays."
+        ) from error
 
 
 def _is_dataset(source: Any) -> bool:

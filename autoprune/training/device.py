@@ -92,6 +92,10 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+SEEDS = 2**32
+"""How many seeds there are: NumPy's old generators, which Optuna draws from, take no larger one."""
+
+
 class OwnRandomState:
     """A context in which random numbers are drawn from states of its own.
 

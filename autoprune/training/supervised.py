@@ -119,6 +119,12 @@ class SupervisedTask:
         name: str = scorer if isinstance(scorer, str) else getattr(scorer, "__name__", "score")
         self.metric = metric or name
         self._augment = augment
+        for split, source in (("train", train), ("valid", valid)):
+            if source is None:
+                raise AutopruneError(
+                    f"`{split}` must be (inputs, targets), a Dataset or a DataLoader, but is None. "
+                    f"Hold some of the data back if there is one split alone."
+                )
         self._splits: dict[str, ArraySplit | LoaderSplit] = {
             name: as_split(name, source, integer_targets=self.classifies)
             for name, source in (("train", train), ("valid", valid), ("test", test))

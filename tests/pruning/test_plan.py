@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +37,27 @@ def test_a_plan_from_before_there_was_muon_means_adamw() -> None:
 def test_an_optimizer_that_is_none_is_refused() -> None:
     with pytest.raises(AutopruneError, match="Did you mean 'muon'"):
         FineTune(epochs=1, lr=0.1, optimizer="mion")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": -1}, "`FineTune.epochs` must be a whole number of at least 0, but is -1"),
+        ({"epochs": 2.5}, "whole number"),
+        ({"epochs": True}, "whole number"),
+        ({"lr": math.inf}, "`FineTune.lr` must be a finite number"),
+        ({"lr": "fast"}, "but is 'fast'"),
+        ({"lr": -0.1}, "at least 0"),
+        ({"batch_size": 0}, "`FineTune.batch_size` must be a whole number of at least 1"),
+        ({"weight_decay": math.nan}, "`FineTune.weight_decay` must be a finite number"),
+        ({"distill_weight": 1.5}, "`FineTune.distill_weight` must be a number between 0 and 1"),
+        ({"temperature": 0}, "`FineTune.temperature` must be a finite number of at least 0.001"),
+        ({"dropout": 2}, "`FineTune.dropout` must be None or a number between 0 and 1"),
+    ],
+)
+def test_bad_ways_to_train_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(AutopruneError, match=message):
+        FineTune(**{"epochs": 1, "lr": 0.1, **settings})
 
 
 @given(kept=kept_channels(grouped("residual")))

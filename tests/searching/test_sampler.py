@@ -30,6 +30,7 @@ from autoprune.searching.sampler import (
 from autoprune.searching.space import SearchSpace
 from autoprune.searching.strategy import Strategy
 from autoprune.searching.surrogate import Prediction
+from autoprune.training.device import SEEDS
 
 CHANNELS = grouped("residual").channels
 COST = CostModel(grouped("residual"))
@@ -132,6 +133,12 @@ def test_a_seed_decides_the_proposals(name: str) -> None:
     first = params(1)
     assert params(1) == first
     assert params(2) != first
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_largest_seed_goes_on_like_any_other(name: str) -> None:
+    sampler = make_sampler(name, replace(context(), seed=SEEDS - 1, trials=3))
+    optuna.create_study(sampler=sampler).ask(SPACE.distributions)
 
 
 def test_unknown_samplers_are_refused() -> None:

@@ -224,15 +224,19 @@ def test_a_net_without_dropout_gets_none() -> None:
         ({"optimizer": "moon"}, "Did you mean 'muon'"),
         ({"optimizer": ("adamw", "sgd")}, "'sgd'"),
         ({"optimizer": ("adamw", None)}, "Unknown optimizer None"),
+        ({"criteria": None}, "Unknown criterion None"),
+        ({"criteria": "tailor"}, "Unknown criterion 'tailor'"),
         ({"criteria": (None,)}, "Unknown criterion None"),
         ({"sparsify": (3,)}, "Unknown sparsifier 3"),
         ({"lr": (1e-2, 1e-3)}, r"`space.lr` must be a number or \(low, high\) with low < high"),
         ({"lr": (1e-3, 1e-3)}, "low < high"),
         ({"lr": (1e-3, 1e-2, 1e-1)}, "low < high"),
         ({"lr": "fast"}, "but is 'fast'"),
-        ({"lr": 0.0}, "`space.lr` must lie between 1e-12 and inf, but is 0"),
-        ({"lr": math.nan}, "`space.lr` must lie between"),
-        ({"epochs": 0}, "`space.epochs` must lie between 1 and inf, but is 0"),
+        ({"lr": 0.0}, "`space.lr` must be finite and at least 1e-12, but is 0"),
+        ({"lr": math.nan}, "`space.lr` must be finite"),
+        ({"lr": (1e-3, math.inf)}, "`space.lr` must be finite"),
+        ({"sparsify_strength": math.nan}, "`space.sparsify_strength` must lie between"),
+        ({"epochs": 0}, "`space.epochs` must be finite and at least 1, but is 0"),
         ({"epochs": True}, "must be a whole number"),
         ({"epochs": 2.5}, "must be a whole number"),
         ({"lr": None}, "must be a number"),
@@ -241,13 +245,13 @@ def test_a_net_without_dropout_gets_none() -> None:
         ({"batch_size": 0}, "`space.batch_size` must be one or more whole numbers"),
         ({"batch_size": ()}, "`space.batch_size` must be one or more whole numbers"),
         ({"batch_size": (16, -1)}, "`space.batch_size` must be one or more whole numbers"),
-        ({"weight_decay": -0.1}, "`space.weight_decay` must lie between 0 and inf"),
+        ({"weight_decay": -0.1}, "`space.weight_decay` must be finite and at least 0"),
         ({"distill_weight": (0.5, 1.5)}, "`space.distill_weight` must lie between 0 and 1"),
-        ({"temperature": 0}, "`space.temperature` must lie between"),
+        ({"temperature": 0}, "`space.temperature` must be finite and at least 0.001"),
         ({"dropout": 0.99}, "`space.dropout` must lie between 0 and 0.95"),
         ({"max_sparsity": 0.0}, "`space.max_sparsity` must lie between"),
         ({"max_sparsity": 1.1}, "`space.max_sparsity` must lie between"),
-        ({"round_to": 0}, "`space.round_to` must lie between"),
+        ({"round_to": 0}, "`space.round_to` must be finite and at least 1"),
         ({"round_to": 2.0}, "`space.round_to` must be a whole number"),
         ({"min_width": 0}, "`space.min_width` must be whole numbers of at least 1"),
         ({"min_width": {"stem": 1.5}}, "`space.min_width` must be whole numbers of at least 1"),
@@ -256,6 +260,11 @@ def test_a_net_without_dropout_gets_none() -> None:
 def test_bad_spaces_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(AutopruneError, match=message):
         Space(**settings)
+
+
+def test_a_lone_name_is_that_name() -> None:
+    assert Space(criteria="taylor", sparsify="l1") == Space(criteria=("taylor",), sparsify=("l1",))  # type: ignore[arg-type]
+    assert with_criteria(Space(), "taylor").criteria == ("taylor",)
 
 
 def test_the_default_criteria_are_seven() -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from nets import NETS
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autoprune import AutopruneError, SupervisedTask
 from autoprune.training.task import Task
@@ -26,6 +27,16 @@ class Items(Dataset[Any]):
 
     def __getitem__(self, i: int) -> Any:
         return self.item(i)
+
+
+class Unsized(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return zip(X, Y, strict=True)
+
+
+class Sized(Unsized):
+    def __len__(self) -> int:
+        return 10
 
 
 def task_of(source: Any, **settings: Any) -> SupervisedTask:
@@ -76,6 +87,12 @@ def test_batches_in_memory_say_where_they_are_from() -> None:
         assert torch.equal(batch.inputs, X[batch.index])
     [batch] = task_of(SOURCES["dataset"]).batches("train", batch_size=10, seed=5)
     assert batch.index is None
+
+
+def test_a_stream_with_a_length_is_served_by_its_loader() -> None:
+    x, y = all_of(task_of(DataLoader(Sized(), batch_size=4)), seed=0)
+    assert torch.equal(x, X)
+    assert torch.equal(y, Y)
 
 
 def test_a_loader_keeps_its_batch_size() -> None:
@@ -135,6 +152,10 @@ def spoiled(value: float) -> Tensor:
         (({"a": X, "b": spoiled(float("nan"))}, Y), "must be finite"),
         (7, "must be .inputs, targets., a Dataset or a DataLoader, but is a int"),
         ([], "must not be empty"),
+        (None, "`train` must be .inputs, targets., a Dataset or a DataLoader, but is None"),
+        (TensorDataset(X), r"must give \(inputs, targets\) .* but it gave a tuple of length 1"),
+        (Unsized(), "give it a `__len__` and wrap it in a DataLoader"),
+        (DataLoader(Unsized()), "The train data must have a length, but their DataLoader has none"),
     ],
 )
 def test_bad_data_are_refused(source: Any, message: str | None) -> None:
@@ -148,6 +169,8 @@ def test_bad_data_are_refused(source: Any, message: str | None) -> None:
 
 
 def test_every_split_is_checked() -> None:
+    with pytest.raises(AutopruneError, match="`valid` must be"):
+        SupervisedTask(train=(X, Y), valid=None)
     for split in ("valid", "test"):
         with pytest.raises(AutopruneError, match=f"The {split} data must be finite"):
             SupervisedTask(**{"train": (X, Y), "valid": (X, Y), split: (spoiled(np.nan), Y)})
