@@ -24,7 +24,7 @@ from pretending import completed, driver_on
 from safetensors.torch import load_file
 
 import autoprune
-from autoprune import run
+from autoprune import evaluation, run
 from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.cost import CostModel
@@ -36,6 +36,7 @@ from autoprune.searching.pareto import front_of
 from autoprune.searching.space import SearchSpace, Space
 from autoprune.sparsified import sparse_name
 from autoprune.study import load_study
+from autoprune.training.finetune import Epoch, finetune
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -491,6 +492,27 @@ def test_its_lineage_gives_a_trials_exact_weights(
         kept = store.weights(name) if name not in dropped else archive / f"{name}.safetensors"
         assert same_weights(again.model, kept)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_replay_that_comes_out_different_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, store = tmp_path / "out", Store(tmp_path / "out")
+    study = write_study(tmp_path / "study.py", epochs=2)
+    run.search(study, out=out, budget=4, **UNTRACKED)
+    name = max(chains(out), key=len)[0]
+    recorded = store.load_candidate(name).score.valid
+
+    def elsewhere(*given: Any, seed: int, **more: Any) -> Iterator[Epoch]:
+        """Train as another machine does: to nearly the same weights, and another score."""
+        for epoch in finetune(*given, seed=seed + 1, **more):
+            yield replace(epoch, valid=0.125)
+
+    monkeypatch.setattr(evaluation, "finetune", elsewhere)
+    again = autoprune.replay(out, name, study=study, in_process=True)
+    assert (again.recorded, again.valid) == (recorded, 0.125)
+    assert not same_weights(again.model, store.weights(name))
 
 
 @pytest.mark.usefixtures("quick_export")
