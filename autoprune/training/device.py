@@ -92,6 +92,18 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def seed_all(seed: int) -> None:
+    """Seed the global random states of torch, NumPy and Python."""
+    torch.manual_seed(seed)
+    seed_beside_torch(seed)
+
+
+def seed_beside_torch(seed: int) -> None:
+    """Seed the global random states of NumPy and Python: a user's data may draw from them."""
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 class OwnRandomState:
     """A context in which random numbers are drawn from states of its own.
 
