@@ -156,6 +156,11 @@ class SearchRun:
             if self.crew is not None:
                 bounds = "--budget, which the other drivers have used up, or --timeout"
             raise AutopruneError(f"No trial was completed, so there is no front. Raise {bounds}.")
+        if not driver.pool.front():
+            raise AutopruneError(
+                f"A completed trial must still have its weights in {self.store.root}, but "
+                f"none has, so there is no front. Raise --budget, or start over with --fresh."
+            )
         if isinstance(study.sampler, PruningSampler) and (advice := study.sampler.advice(study)):
             self.reporter.note(advice)
         try:
