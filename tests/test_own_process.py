@@ -16,7 +16,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from helpers import UNTRACKED, write_study
+from helpers import UNTRACKED, run_cli, write_study
 
 from autoprune import run
 from autoprune.study import load_study
@@ -63,6 +63,27 @@ def test_a_search_in_this_process_changes_nothing_global(tmp_path: Path) -> None
     assert all(
         torch.equal(each, torch.tensor(before["torch"], dtype=torch.uint8)) for each in heard
     )
+
+
+WATCHED = """\
+def accuracy(outputs, targets):
+    for name in ("pandas", "polars", "pyarrow"):
+        # scikit-learn looks for them there, and takes what it finds.
+        assert name in sys.modules, f"{name} may still be imported by MLflow's thread"
+        assert not sys.modules[name].__spec__._initializing, f"{name} is half imported"
+    return float((outputs.argmax(1) == targets).float().mean())
+
+
+Plain = SupervisedTask
+SupervisedTask = lambda **given: Plain(scorer=accuracy, **given)
+"""
+
+
+def test_mlflow_is_imported_before_the_first_job(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study.py", before=WATCHED)
+    options = ("--budget", "1", "--workers", "0", "--no-extras", "--out", "out")
+    process = run_cli("search", study, *options, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
 
 
 class Watcher:
