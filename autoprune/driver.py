@@ -283,10 +283,13 @@ class Driver:
                 raise RoomError(event.cause)
             return self._fail(study, running, event.cause, again=event.died, place=event.place)
         assert isinstance(event, Done)
-        self._failures = 0
         if running.stopped:
-            return self._stop(study, running)
-        return self._complete(study, running, event.value)
+            ended = self._stop(study, running)
+        else:
+            ended = self._complete(study, running, event.value)
+        if ended.state != "failed":
+            self._failures = 0
+        return ended
 
     def _hear(self, running: TrialRun, value: Mapping[str, Any]) -> None:
         at_its_widths = running.hear(value)

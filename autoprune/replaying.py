@@ -128,6 +128,7 @@ def _trained(executor: Executor, store: Store, candidate: Candidate) -> Candidat
         candidate,
         plan=Plan.from_json(result["plan"]),
         score=replace(candidate.score, valid=result["valid"]),
+        sha256=result["sha256"],  # another machine's bits may differ
     )
     store.save_candidate(again)
     return again

@@ -33,6 +33,7 @@ from autoprune.study import PruningStudy, find_study_file, load_study, overridde
 from autoprune.terminal import reporter_for
 from autoprune.training.finetune import dropout_layers
 from autoprune.training.optimizers import muons_share
+from autoprune.training.rehearsal import check_test
 
 DEFAULT_FOLDER = "autoprune-runs"
 DEAR = 0.5
@@ -101,6 +102,7 @@ def search(
     costs = _costs(chosen, loaded)
     space = space_of(loaded, model, grouping)
     store = Store(out if out is not None else Path(DEFAULT_FOLDER) / loaded.name)
+    check_test(loaded.task, model)
     identity = identity_of(loaded, model, grouping, space, chosen, costs)
     store.check(identity, fresh=fresh)
     with (

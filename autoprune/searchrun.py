@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +24,7 @@ from autoprune.progress import Reporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import read_json
 from autoprune.pruning.groups import Grouping
+from autoprune.results.mlflow_api import import_mlflow
 from autoprune.results.records import RunStatus
 from autoprune.results.result import SearchResult
 from autoprune.results.sensitivities import sensitivity_files
@@ -156,6 +158,11 @@ class SearchRun:
             if self.crew is not None:
                 bounds = "--budget, which the other drivers have used up, or --timeout"
             raise AutopruneError(f"No trial was completed, so there is no front. Raise {bounds}.")
+        if not driver.pool.front():
+            raise AutopruneError(
+                f"A completed trial must still have its weights in {self.store.root}, but "
+                f"none has, so there is no front. Raise --budget, or start over with --fresh."
+            )
         if isinstance(study.sampler, PruningSampler) and (advice := study.sampler.advice(study)):
             self.reporter.note(advice)
         try:
@@ -241,6 +248,11 @@ class SearchRun:
         uri = self.settings.tracking_uri
         if uri == "none":
             return NullTracker()
+        if self.settings.workers == 0:
+            # Its thread would import pandas and polars under the hands of the jobs: scikit-learn
+            # takes whatever of them is there already, half imported or not.
+            with suppress(Exception):  # the thread tells
+                import_mlflow()
         return MlflowTracker(
             self.store,
             uri=uri,

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from helpers import (
+    BROKEN,
     count,
     crawl,
     eat,
@@ -21,6 +22,7 @@ from helpers import (
     meet,
     open_nothing,
     open_slowly,
+    read,
     remember,
     sleep,
 )
@@ -84,6 +86,22 @@ class ExecutorContract:
         assert "in fail" in theirs.detail
         executor.submit("next", count, up_to=1)
         assert isinstance(finish(executor)[-1], Done)
+
+    @pytest.mark.parametrize("kind", BROKEN)
+    def test_data_that_break_off_are_no_lost_driver(self, make: Make, kind: str) -> None:
+        executor = make()
+        executor.submit("a", read, kind=kind)
+        begun, failed = finish(executor)
+        assert isinstance(begun, Progress)
+        assert isinstance(failed, Failed)
+        assert failed.cause == f"{BROKEN[kind].__name__}: sample 7"
+        assert "in read" in failed.detail
+        assert (failed.died, failed.stops) == (False, False)
+        executor.submit("next", sleep, seconds=0.0)
+        again, done = finish(executor)
+        assert isinstance(again, Progress)
+        assert again.value == begun.value  # the same process goes on
+        assert done == Done(job="next", value={})
 
     def test_a_full_disk_is_told_as_what_stops_all(self, make: Make, tmp_path: Path) -> None:
         executor = make()

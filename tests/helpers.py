@@ -248,6 +248,20 @@ def fail(context: dict[str, Any], *, fixable: bool, after: int = 0) -> Job:
     yield
 
 
+BROKEN: dict[str, type[Exception]] = {
+    "end of file": EOFError,
+    "reset": ConnectionResetError,
+    "refused": ConnectionRefusedError,
+    "pipe": BrokenPipeError,
+}
+"""What a user's data raise when a file is cut short, or where they come from is away."""
+
+
+def read(context: dict[str, Any], *, kind: str) -> Job:
+    yield os.getpid()
+    raise BROKEN[kind]("sample 7")
+
+
 def end_itself(context: dict[str, Any]) -> Job:
     yield os.getpid()
     print("famous last words", flush=True)

@@ -1,9 +1,11 @@
 """Tiny networks, one of each kind, and an example input of two samples for each."""
 
+import random
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
@@ -217,6 +219,12 @@ def grouped(name: str) -> Grouping:
 def same_state(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether two states are equal bit for bit."""
     return list(one) == list(other) and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def jitter(inputs: Tensor) -> Tensor:
+    """Augment as users do: with what is drawn from every global random state there is."""
+    noise = torch.from_numpy(np.random.normal(0, 0.3, inputs.shape)).float()
+    return inputs * random.uniform(0.8, 1.2) + noise + 0.1 * torch.rand(1)
 
 
 def kept_channels(grouping: Grouping) -> st.SearchStrategy[dict[str, tuple[int, ...]]]:

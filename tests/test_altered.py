@@ -132,6 +132,19 @@ def test_a_candidate_with_altered_weights_is_left_out_with_a_note(searched: Path
     assert name not in {child.parent for child in children}
 
 
+@pytest.mark.parametrize("harm", [Path.unlink, flip])
+def test_without_any_candidates_weights_it_is_said_what_to_do(
+    harm: Callable[[Path], object], searched: Path
+) -> None:
+    for file in searched.glob("candidates/*/weights.safetensors"):
+        harm(file)
+    with pytest.raises(AutopruneError, match=r"none has.*Raise --budget.*--fresh") as said:
+        again(searched)
+    assert "\n" not in str(said.value)
+    again(searched, budget=BUDGET + 1)
+    assert [model.name for model in open_result(searched).front] == ["t004"]
+
+
 def test_altered_dense_weights_are_an_error(searched: Path) -> None:
     flip(searched / "dense" / "weights.safetensors")
     with pytest.raises(AutopruneError, match=r"dense/weights\.safetensors must be as .*--fresh"):

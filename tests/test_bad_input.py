@@ -262,6 +262,14 @@ BAD = {
         prepare=study(before="inputs = inputs[:100]"),
         words=("train inputs and targets", "same length", "100 and 150"),
     ),
+    "test data that the model cannot take": Bad(
+        command="search study.py",
+        prepare=study(
+            after="half = inputs[:150], targets[:150]\n"
+            "task = SupervisedTask(train=half, valid=half, test=(inputs[:, :7], targets))",
+        ),
+        words=("test data", "RuntimeError: mat1 and mat2", "test split"),
+    ),
     "unknown scorer": Bad(
         command="search study.py",
         prepare=study(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import random
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import write_study
+from nets import jitter
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -74,6 +78,20 @@ def state_of(bench: Workbench, name: str) -> dict[str, Tensor]:
 
 def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_channels_are_scored_on_the_same_samples_whatever_data_draw_from(bench: Workbench) -> None:
+    task = copy.copy(bench.task)
+    task._augment = jitter  # type: ignore[attr-defined]
+    drawing = Workbench(replace(bench.study, task=task), bench.store)
+
+    def inputs() -> Tensor:
+        batches = drawing.training_batches(samples=64, batch_size=32)
+        return torch.cat([batch.inputs for batch in batches])
+
+    first = inputs()
+    np.random.rand(3), random.random(), torch.rand(3)
+    assert torch.equal(inputs(), first)
 
 
 # --- one step, by hand --------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from helpers import UNTRACKED, write_study
 from torch.utils.data import DataLoader, TensorDataset
 
-from autoprune import SupervisedTask, run
+from autoprune import SupervisedTask, jobs, run
 from autoprune.errors import AutopruneError
 from autoprune.results.changes import what_changed
 from autoprune.results.store import Store
@@ -82,6 +82,31 @@ def test_a_changed_study_is_refused_with_what_changed(
     assert "another folder" in said
     assert "\n" not in said
     assert {p: p.stat().st_mtime_ns for p in searched.rglob("*")} == before
+
+
+def test_test_data_may_be_mended_until_they_were_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> float:
+        raise AutopruneError("The scorer must have classes.")
+
+    out, other = tmp_path / "out", "targets[449] = 9 - targets[449]"
+    study = write_study(tmp_path / "study.py", before=other)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "_tested", fails)
+        with pytest.raises(AutopruneError, match="must have classes"):
+            run.search(study, out=out, **SETTINGS)
+    first = json.loads((out / "search.json").read_text())
+    trials = {p: p.read_bytes() for p in out.glob("candidates/*/candidate.json")}
+    assert trials
+    result = run.search(write_study(study), out=out, **SETTINGS)
+    assert result.trials["complete"] == 2
+    assert {p: p.read_bytes() for p in out.glob("candidates/*/candidate.json")} == trials
+    known = json.loads((out / "search.json").read_text())
+    assert known["data"]["test"] != first["data"]["test"]
+    assert known | {"data": first["data"]} == first
+    with pytest.raises(AutopruneError, match="its test data changed"):
+        run.search(write_study(study, before=other), out=out, **SETTINGS)
 
 
 def test_a_study_file_that_says_the_same_in_other_words_is_the_same(

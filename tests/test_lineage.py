@@ -24,18 +24,19 @@ from pretending import completed, driver_on
 from safetensors.torch import load_file
 
 import autoprune
-from autoprune import run
+from autoprune import evaluation, run
 from autoprune.errors import AutopruneError
 from autoprune.progress import SilentReporter, Status
 from autoprune.pruning.cost import CostModel
 from autoprune.pruning.files import file_digest
 from autoprune.results.store import Store
-from autoprune.running.executor import Event, Failed
+from autoprune.running.executor import Done, Event, Failed
 from autoprune.searching.candidate import DENSE, Candidate, trial_name
 from autoprune.searching.pareto import front_of
 from autoprune.searching.space import SearchSpace, Space
 from autoprune.sparsified import sparse_name
 from autoprune.study import load_study
+from autoprune.training.finetune import Epoch, finetune
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -383,6 +384,43 @@ def test_trials_that_fail_by_themselves_are_not_tried_again(ground: Ground) -> N
     assert other.params != failed.params
 
 
+class Swollen(Sprinters):
+    """The `first` jobs come to models of more parameters than their plans'."""
+
+    slots = 1
+
+    def __init__(self, store: Store, cost: CostModel, first: int) -> None:
+        super().__init__(store, cost, {trial_name(n): 0.5 for n in range(20)})
+        self.first = first
+
+    def next_event(self) -> Event:
+        event = super().next_event()
+        if int(event.job.removeprefix("t")) < self.first and isinstance(event, Done):
+            return replace(event, value=event.value | {"params": 10**6})
+        return event
+
+
+def test_models_that_are_not_their_plans_stop_the_search(ground: Ground) -> None:
+    executor = Swollen(ground.store, ground.cost, first=20)
+    driver = driver_on(executor, ground.space, ground.cost, ground.store)
+    with pytest.raises(AutopruneError, match=r"5 trials in a row failed.*report this model"):
+        driver.search(ground.study, budget=1, deadline=None)
+    assert len(ground.study.trials) == 5
+
+
+def test_a_trial_that_is_completed_ends_a_row_of_failures(ground: Ground) -> None:
+    class EveryFifth(Swollen):
+        def next_event(self) -> Event:
+            self.first = 20 if len(self.parents) % 5 else 0
+            return super().next_event()
+
+    executor = EveryFifth(ground.store, ground.cost, first=0)
+    driver = driver_on(executor, ground.space, ground.cost, ground.store)
+    driver.search(ground.study, budget=2, deadline=None)
+    done = [t.number for t in ground.study.trials if t.state == TrialState.COMPLETE]
+    assert done == [4, 9]
+
+
 # --- rebuilt from what is recorded --------------------------------------------------------------
 
 
@@ -491,6 +529,27 @@ def test_its_lineage_gives_a_trials_exact_weights(
         kept = store.weights(name) if name not in dropped else archive / f"{name}.safetensors"
         assert same_weights(again.model, kept)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_replay_that_comes_out_different_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, store = tmp_path / "out", Store(tmp_path / "out")
+    study = write_study(tmp_path / "study.py", epochs=2)
+    run.search(study, out=out, budget=4, **UNTRACKED)
+    name = max(chains(out), key=len)[0]
+    recorded = store.load_candidate(name).score.valid
+
+    def elsewhere(*given: Any, seed: int, **more: Any) -> Iterator[Epoch]:
+        """Train as another machine does: to nearly the same weights, and another score."""
+        for epoch in finetune(*given, seed=seed + 1, **more):
+            yield replace(epoch, valid=0.125)
+
+    monkeypatch.setattr(evaluation, "finetune", elsewhere)
+    again = autoprune.replay(out, name, study=study, in_process=True)
+    assert (again.recorded, again.valid) == (recorded, 0.125)
+    assert not same_weights(again.model, store.weights(name))
 
 
 @pytest.mark.usefixtures("quick_export")

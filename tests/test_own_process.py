@@ -16,7 +16,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from helpers import MODELS, UNTRACKED, write_study
+from helpers import MODELS, UNTRACKED, run_cli, write_study
 
 from autoprune import replay, run
 from autoprune.study import load_study
@@ -80,6 +80,27 @@ def test_what_a_studys_functions_import_is_found_and_the_path_left_as_it_was(
     replayed = replay(tmp_path / "out", "t000", study=file, in_process=workers == 0)
     assert replayed.valid == replayed.recorded
     assert sys.path == before
+
+
+WATCHED = """\
+def accuracy(outputs, targets):
+    for name in ("pandas", "polars", "pyarrow"):
+        # scikit-learn looks for them there, and takes what it finds.
+        assert name in sys.modules, f"{name} may still be imported by MLflow's thread"
+        assert not sys.modules[name].__spec__._initializing, f"{name} is half imported"
+    return float((outputs.argmax(1) == targets).float().mean())
+
+
+Plain = SupervisedTask
+SupervisedTask = lambda **given: Plain(scorer=accuracy, **given)
+"""
+
+
+def test_mlflow_is_imported_before_the_first_job(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study.py", before=WATCHED)
+    options = ("--budget", "1", "--workers", "0", "--no-extras", "--out", "out")
+    process = run_cli("search", study, *options, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
 
 
 class Watcher:

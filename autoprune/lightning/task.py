@@ -203,6 +203,10 @@ class LightningTask:
             raise unlogged(self.metric, found)
         return float(found[self.metric])
 
+    def rehearse(self, model: nn.Module, split: Split) -> None:
+        """Run `validation_step` on one batch of a split; what it logs is left."""
+        self.logged(model, split, most=1)
+
     def logged(self, model: nn.Module, split: Split, *, most: int | None = None) -> Any:
         """Return what `validation_step` logs on a split, or on its first `most` batches."""
         module: Any = model.eval()

@@ -40,6 +40,14 @@ def what_changed(known: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
     return None
 
 
+def with_test_of(known: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `now` with the test data of `known`: no difference before anything was tested."""
+    before, data = known.get("data"), now.get("data")
+    if not isinstance(before, Mapping) or not isinstance(data, Mapping):
+        return now
+    return {**now, "data": {**data, "test": before.get("test")}}
+
+
 def _difference(path: str, known: Any, now: Any) -> str | None:
     if isinstance(known, Mapping) and isinstance(now, Mapping):
         for key in {**known, **now}:

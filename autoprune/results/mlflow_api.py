@@ -183,17 +183,23 @@ class SearchApi:
 
 def client_of(uri: str) -> MlflowClient:
     """Return MLflow's client, which neither waits for minutes nor prints secrets."""
+    import_mlflow()
+    from mlflow import MlflowClient
+
+    for logger in ("mlflow", "alembic", "urllib3"):  # they would print URLs with secrets
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    return MlflowClient(tracking_uri=uri)
+
+
+def import_mlflow() -> None:
+    """Import MLflow, which takes a second or two, set up for a server that may be away."""
     # Before the import: the defaults block for minutes when a server is down. What failed is
     # tried again by us, who look first whether it was done after all.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    from mlflow import MlflowClient
-
-    for logger in ("mlflow", "alembic", "urllib3"):  # they would print URLs with secrets
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
-    return MlflowClient(tracking_uri=uri)
+    import mlflow  # noqa: F401
 
 
 def points_of(

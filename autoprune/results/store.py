@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from autoprune.errors import AutopruneError, first_line
 from autoprune.pruning.files import file_digest, read_json, read_signed, write_json, write_signed
 from autoprune.pruning.groups import Grouping, from_json, to_json
-from autoprune.results.changes import what_changed
+from autoprune.results.changes import what_changed, with_test_of
 from autoprune.results.html import PICTURE
 from autoprune.searching.candidate import DENSE, SPARSE, Candidate
 
@@ -93,7 +93,8 @@ class Store:
                 f"{known.get('format')}: another version of autoprune wrote it. Use another "
                 f"folder, or --fresh to begin anew."
             )
-        changed = what_changed(known, identity)
+        tested = self.front_file.exists()  # with the scores
+        changed = what_changed(known, identity if tested else with_test_of(known, identity))
         if changed is not None and not known.get("clearing"):
             raise AutopruneError(
                 f"`--out` must be empty or hold this study's search, but {self.root} holds "
@@ -114,6 +115,9 @@ class Store:
         elif not self.identity_file.exists():
             write_json(self.identity_file, new)
         known = self._known()
+        if "data" in known and "data" in identity and known["data"] != identity["data"]:
+            known["data"] = identity["data"]  # its test split, mended before it was used
+            write_json(self.identity_file, known)
         if not isinstance(known.get("id"), str):
             raise AutopruneError(
                 f"{self.identity_file} must have the search's id, but has none: it was altered. "

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from autoprune.errors import first_line
 from autoprune.pruning.files import write_whole
 from autoprune.results.delivery import Connect, Delivery, Server
-from autoprune.results.mlflow_database import make_database
+from autoprune.results.mlflow_database import database_url, make_database
 from autoprune.results.mlflow_logged import signature_json
 from autoprune.results.mlflow_runs import MlflowRuns
 from autoprune.results.records import (
@@ -198,7 +198,7 @@ def connection(
         if uri is None:
             make_database(store.mlflow_database)
         return MlflowRuns(
-            uri if uri is not None else f"sqlite:///{store.mlflow_database}",
+            uri if uri is not None else database_url(store.mlflow_database),
             experiment,
             search=search,
             name=name,

@@ -11,6 +11,7 @@ import sys
 from contextlib import closing
 
 from autoprune.errors import AutopruneError
+from autoprune.results.mlflow_database import database_url
 from autoprune.results.mlflow_view import VIEW_TAG, view_path
 from autoprune.results.store import Store
 
@@ -50,7 +51,7 @@ def serve(store: Store, *, host: str, port: int) -> None:
             ) from error
     command = [
         sys.executable, "-m", "mlflow", "ui",
-        "--backend-store-uri", f"sqlite:///{store.mlflow_database}",
+        "--backend-store-uri", database_url(store.mlflow_database),
         "--default-artifact-root", store.mlflow_artifacts.as_uri(),
         "--host", host, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
@@ -69,7 +70,9 @@ def serve(store: Store, *, host: str, port: int) -> None:
 
 def _page(store: Store) -> str:
     """Return the page of the search's experiment; nothing if it was made without a view of ours."""
-    with closing(sqlite3.connect(f"file:{store.mlflow_database}?mode=ro", uri=True)) as database:
+    with closing(
+        sqlite3.connect(f"{store.mlflow_database.as_uri()}?mode=ro", uri=True)
+    ) as database:
         query = "SELECT experiment_id FROM experiment_tags WHERE key = ?"
         found = database.execute(query, [VIEW_TAG]).fetchone()
     return "" if found is None else view_path(str(found[0]))

@@ -27,7 +27,7 @@ from autoprune.running.executor import (
     Progress,
     reference,
 )
-from autoprune.running.worker import receive, send
+from autoprune.running.worker import GoneError, receive, send
 
 _BOOTSTRAP = (
     "import json, sys; greeting = json.loads(sys.stdin.readline()); "
@@ -125,7 +125,7 @@ class LocalExecutor:
         call = reference(function)
         worker.begin(job, self._limits.get(call))
         order = {"job": job, "call": call, "arguments": arguments}
-        with contextlib.suppress(OSError):  # it died while idle: next_event tells
+        with contextlib.suppress(GoneError):  # it died while idle: next_event tells
             send(worker.connection, order)
 
     def next_event(self) -> Event:
@@ -153,7 +153,7 @@ class LocalExecutor:
         job = worker.job
         try:
             message = receive(worker.connection)
-        except (EOFError, OSError):
+        except GoneError:
             return self._bury(slot)
         if "begun" in message:
             worker.begun()
@@ -178,13 +178,13 @@ class LocalExecutor:
 
     def answer(self, job: str, *, go_on: bool) -> None:
         worker = next(w for w in self._workers.values() if w.job == job)
-        with contextlib.suppress(OSError):  # it died meanwhile: next_event tells
+        with contextlib.suppress(GoneError):  # it died meanwhile: next_event tells
             send(worker.connection, {"go_on": go_on})
 
     def close(self) -> None:
         for worker in self._workers.values():
             if worker.job is None and not worker.untried:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(GoneError):
                     send(worker.connection, {"job": None})
             else:
                 worker.kill()

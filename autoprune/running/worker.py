@@ -13,7 +13,6 @@ import time
 from multiprocessing.connection import Client, Connection
 from typing import Any
 
-from autoprune.errors import AutopruneError
 from autoprune.running.executor import Opening, resolve
 from autoprune.running.inline import failure
 
@@ -38,9 +37,9 @@ def main(greeting: dict[str, Any]) -> None:
                     context = opening()
                 send(connection, {"begun": True})
                 _run(connection, context, order)
-            except (EOFError, OSError, AutopruneError, Exception) as error:
-                if isinstance(error, (EOFError, BrokenPipeError, ConnectionError)):
-                    raise
+            except GoneError:
+                raise
+            except Exception as error:
                 failed = failure(order["job"], error)
                 send(
                     connection,
@@ -54,7 +53,7 @@ def main(greeting: dict[str, Any]) -> None:
                 )
                 if failed.died:  # what is left of it may be in the next job's way
                     return
-    except (EOFError, BrokenPipeError, ConnectionError):
+    except GoneError:
         os._exit(0)  # the driver is gone: nobody is left to work for
 
 
@@ -69,14 +68,26 @@ def _run(connection: Connection, context: Any, order: dict[str, Any]) -> None:
         send(connection, {"done": stop.value})
 
 
+class GoneError(ConnectionError):
+    """The other side is gone. A job's own end of file or lost connection is no such error."""
+
+
 def send(connection: Connection, message: dict[str, Any]) -> None:
-    """Send one JSON message."""
-    connection.send_bytes(json.dumps(message).encode())
+    """Send one JSON message; raise `GoneError` if the other side is gone."""
+    content = json.dumps(message).encode()
+    try:
+        connection.send_bytes(content)
+    except OSError as error:
+        raise GoneError(str(error)) from error
 
 
 def receive(connection: Connection) -> dict[str, Any]:
-    """Receive one JSON message; raise `EOFError` if the other side is gone."""
-    message: dict[str, Any] = json.loads(connection.recv_bytes())
+    """Receive one JSON message; raise `GoneError` if the other side is gone."""
+    try:
+        content = connection.recv_bytes()
+    except (EOFError, OSError) as error:
+        raise GoneError(str(error)) from error
+    message: dict[str, Any] = json.loads(content)
     return message
 
 

@@ -119,15 +119,29 @@ class _LoaderBatches:
         if self.seed is None:
             yield from self.loader
             return
-        # A loader's order is drawn from the global state when its first batch is asked for.
+        own = _generators_of(self.loader)
+        states = [generator.get_state() for generator in own]
+        try:
+            for generator in own:
+                generator.manual_seed(self.seed)
+            items, first = self._begun(self.seed)
+            if first is not None:
+                yield first
+                yield from items
+        finally:
+            for generator, state in zip(own, states, strict=True):
+                generator.set_state(state)
+
+    def _begun(self, seed: int) -> tuple[Iterator[Any], Any]:
+        """Return the loader's batches but the first, and the first; None if there is none."""
+        # A loader without a generator draws its order from the global state at its first batch.
         state = torch.get_rng_state()
-        torch.manual_seed(self.seed)
-        items = iter(self.loader)
-        first = next(items, None)
-        torch.set_rng_state(state)
-        if first is not None:
-            yield first
-            yield from items
+        torch.manual_seed(seed)
+        try:
+            items = iter(self.loader)
+            return items, next(items, None)
+        finally:
+            torch.set_rng_state(state)
 
 
 def as_split(name: str, source: Any, *, integer_targets: bool) -> ArraySplit | LoaderSplit:
@@ -228,6 +242,14 @@ def _check_arrays(name: str, inputs: Any, targets: Any) -> None:
                 f"The {name} data must be finite, but {bad} of its values are NaN or infinite. "
                 f"Drop or impute them in the study file."
             )
+
+
+def _generators_of(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """Return the generators that a loader or its samplers draw from, each once."""
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    drawing = (loader, loader.sampler, loader.batch_sampler, inner)
+    found = [getattr(each, "generator", None) for each in drawing]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 def _generator(seed: int) -> torch.Generator:

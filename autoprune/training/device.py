@@ -96,6 +96,18 @@ SEEDS = 2**32
 """How many seeds there are: NumPy's old generators, which Optuna draws from, take no larger one."""
 
 
+def seed_all(seed: int) -> None:
+    """Seed the global random states of torch, NumPy and Python."""
+    torch.manual_seed(seed)
+    seed_beside_torch(seed)
+
+
+def seed_beside_torch(seed: int) -> None:
+    """Seed the global random states of NumPy and Python: a user's data may draw from them."""
+    np.random.seed(seed % SEEDS)
+    random.seed(seed)
+
+
 class OwnRandomState:
     """A context in which random numbers are drawn from states of its own.
 

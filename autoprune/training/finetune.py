@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autoprune.errors import TrialError
 from autoprune.pruning.plan import FineTune
 from autoprune.training.checkpoint import Training, TrainingState
-from autoprune.training.device import autocast, device_of
+from autoprune.training.device import autocast, device_of, seed_beside_torch
 from autoprune.training.distill import Teacher, to_batch
 from autoprune.training.optimise import optimisation_for
 from autoprune.training.regularise import Regulariser
@@ -59,7 +59,8 @@ def finetune(
     teacher
         The dense model; None trains on the task's loss alone.
     seed
-        Fixes the order of the data and the dropout masks.
+        Fixes the order of the data, the dropout masks, and what augmentation draws from the global
+        random states of torch, NumPy and Python.
     regulariser
         What else acts on the weights; by default nothing.
     start
@@ -88,6 +89,7 @@ def finetune(
         total = torch.zeros((), device=device)
         count = 0
         epoch_seed = seed * 1_000 + epoch
+        seed_beside_torch(epoch_seed)  # torch's state goes on, and is part of a checkpoint
         for batch in task.batches("train", batch_size=settings.batch_size, seed=epoch_seed):
             here = to_batch(batch, device)
             extra.before_step()

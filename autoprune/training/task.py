@@ -40,7 +40,8 @@ class Task(Protocol):
     """What autoprune needs to know to train and judge a model.
 
     A task may also have a method ``optimisation``, which see in `training.optimise`, to train by an
-    optimiser of its own.
+    optimiser of its own; and ``rehearse(model, split)``, which runs a model on one batch of a split
+    as ``evaluate`` would, to find out before a search whether the test split can be used.
     """
 
     metric: str

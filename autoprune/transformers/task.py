@@ -18,6 +18,7 @@ from autoprune.training.data import LABEL_KEYS, LoaderSplit, as_labels, as_tenso
 from autoprune.training.scoring import Scorer
 from autoprune.training.supervised import (
     EVALUATION_BATCH,
+    REHEARSAL_BATCH,
     Changed,
     SupervisedTask,
     soft_divergence,
@@ -259,6 +260,10 @@ class TransformersTask(SupervisedTask):
                 total += float((logits.argmax(1) == labels).sum())
             count += len(labels)
         return total / max(count, 1)
+
+    def rehearse(self, model: nn.Module, split: Split) -> None:
+        if type(self).evaluate is TransformersTask.evaluate:
+            next(self._heard(model, split, REHEARSAL_BATCH))
 
     def yardstick(self, model: nn.Module, split: Split) -> Yardstick | None:
         if self.kind in LANGUAGE:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from nets import jitter
 from torch import Tensor, nn
 
 from autoprune import SupervisedTask
@@ -74,29 +77,50 @@ def test_training_goes_on_bit_for_bit(
     assert not same(other, net())
 
 
-@pytest.mark.parametrize("method", sorted(SPARSIFIERS))
-def test_every_sparsifier_goes_on_bit_for_bit(task: SupervisedTask, method: str) -> None:
-    dense = net()
-    grouping = find_groups(dense, torch.zeros(2, 8))
-    doomed = dict.fromkeys(grouping.channels, (0, 1, 2))
-
-    def run(
-        model: nn.Module, keep: Stack | None = None, start: TrainingState | None = None
-    ) -> list[Epoch]:
-        chosen = Sparsify(method=method, epochs=4)
-        return list(
-            sparsify(
-                model, task, TUNING, chosen,
-                grouping=grouping, doomed=doomed, seed=5, start=start, keep=keep,
-            )
-        )  # fmt: skip
-
+@pytest.mark.parametrize("after", [1, EPOCHS - 1])
+def test_training_on_data_that_draw_from_numpy_and_python_goes_on(
+    task: SupervisedTask, after: int
+) -> None:
+    task._augment = jitter
     whole, states = net(), Stack()
-    epochs = run(whole, keep=states)
+    epochs = list(finetune(whole, task, TUNING, seed=1, keep=states))
+    np.random.rand(3), random.random()
+    other = net()
+    assert list(finetune(other, task, TUNING, seed=1, start=states[after - 1])) == epochs[after:]
+    assert same(other, whole)
+
+
+def sparsify_net(
+    model: nn.Module,
+    task: SupervisedTask,
+    method: str,
+    keep: Stack | None = None,
+    start: TrainingState | None = None,
+) -> list[Epoch]:
+    grouping = find_groups(net(), torch.zeros(2, 8))
+    doomed = dict.fromkeys(grouping.channels, (0, 1, 2))
+    chosen = Sparsify(method=method, epochs=4)
+    return list(
+        sparsify(
+            model, task, TUNING, chosen,
+            grouping=grouping, doomed=doomed, seed=5, start=start, keep=keep,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("augment", [None, jitter])
+@pytest.mark.parametrize("method", sorted(SPARSIFIERS))
+def test_every_sparsifier_goes_on_bit_for_bit(
+    task: SupervisedTask, method: str, augment: Callable[[Tensor], Tensor] | None
+) -> None:
+    task._augment = augment
+    whole, states = net(), Stack()
+    epochs = sparsify_net(whole, task, method, keep=states)
     assert [state.epoch for state in states] == [1, 2, 3, 4]
     for state in states:
+        np.random.rand(3), random.random(), torch.rand(3)
         other = net()
-        assert run(other, start=state) == epochs[state.epoch :]
+        assert sparsify_net(other, task, method, start=state) == epochs[state.epoch :]
         assert same(other, whole)
 
 

@@ -1,12 +1,14 @@
 import copy
 import math
+import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import same_state
+from nets import jitter, same_state
 from torch import Tensor, nn
 
 from autoprune import FineTune, SupervisedTask
@@ -70,6 +72,26 @@ def test_a_seed_decides_everything(task: SupervisedTask) -> None:
     torch.manual_seed(99)
     assert same_state(trained(task, seed=1).state_dict(), first)
     assert not same_state(trained(task, seed=2).state_dict(), first)
+
+
+def test_a_seed_decides_what_data_draw_from_numpy_and_python(task: SupervisedTask) -> None:
+    task._augment = jitter
+    first = trained(task, seed=1).state_dict()
+    np.random.rand(3), random.random()
+    assert same_state(trained(task, seed=1).state_dict(), first)
+    assert not same_state(trained(task, seed=2**33).state_dict(), first)
+
+
+def test_every_epoch_draws_anew_from_numpy_and_python(task: SupervisedTask) -> None:
+    drawn = []
+
+    def watched(inputs: Tensor) -> Tensor:
+        drawn.append((np.random.rand(), random.random()))
+        return inputs
+
+    task._augment = watched
+    trained(task, replace(SETTINGS, epochs=2))
+    assert len(set(drawn)) == len(drawn) == 8
 
 
 def test_every_epoch_has_its_own_order(task: SupervisedTask) -> None:

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from nets import NETS
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+)
 
 from autoprune import AutopruneError, SupervisedTask
 from autoprune.training.task import Task
@@ -80,6 +87,38 @@ def test_a_seed_shuffles(kind: str) -> None:
     assert torch.equal(y, Y[(x[:, 0] / 2).long()])
     assert torch.equal(all_of(task, seed=0)[0], x)
     assert not torch.equal(all_of(task, seed=1)[0], x)
+
+
+def drawing(kind: str, generator: torch.Generator) -> DataLoader[Any]:
+    """Return a loader of which one part draws from `generator`."""
+    data = Items(lambda i: (X[i], Y[i]))
+    if kind == "loader":
+        return DataLoader(data, batch_size=4, shuffle=True, generator=generator)
+    sampler = RandomSampler(data, num_samples=30, generator=generator)  # drawn as it goes on
+    if kind == "sampler":
+        return DataLoader(data, batch_size=4, sampler=sampler)
+    return DataLoader(data, batch_sampler=BatchSampler(sampler, batch_size=4, drop_last=False))
+
+
+@pytest.mark.parametrize("kind", ["loader", "sampler", "batch_sampler"])
+def test_a_seed_decides_the_order_of_a_loader_with_a_generator(kind: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    task = task_of(drawing(kind, generator))
+    before = generator.get_state(), torch.get_rng_state()
+
+    def order(seed: int) -> list[int]:
+        batches = task.batches("train", batch_size=4, seed=seed)
+        return torch.cat([batch.targets for batch in batches]).tolist()
+
+    first = order(5)
+    assert order(6) != first
+    next(iter(task.batches("train", batch_size=4, seed=5)))  # and no further
+    torch.rand(3, generator=generator)
+    assert order(5) == first
+    generator.set_state(before[0])
+    order(5)
+    assert torch.equal(generator.get_state(), before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
 
 
 def test_batches_in_memory_say_where_they_are_from() -> None:

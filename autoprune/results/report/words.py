@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.results.choosing import WorthALook, point_of
+from autoprune.results.mlflow_database import database_url
 from autoprune.results.report.trials import TrialFacts
 from autoprune.results.result import Model, SearchResult
 from autoprune.searching.candidate import DENSE
@@ -175,7 +176,7 @@ def commands(
         )
     quoted = shlex.quote(str(out))
     if run is not None:
-        database = shlex.quote(f"sqlite:///{out / 'mlflow.db'}")
+        database = shlex.quote(database_url(out / "mlflow.db"))
         found.append(
             {
                 "title": "Serve it over HTTP",
