@@ -43,7 +43,7 @@ class LightningTask:
     Parameters
     ----------
     datamodule
-        With a training and a validation dataloader; one for test, if there is one, is read once, at
+        With a training and a validation dataloader; one for test, if there is one, is scored once, at
         the end, by `validation_step` too, so that both scores are of one kind.
     monitor
         The logged metric that counts, as in Lightning's `ModelCheckpoint`.

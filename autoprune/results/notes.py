@@ -99,7 +99,7 @@ def front_note(
         "",
         *("| " + " | ".join(row) + " |" for row in table),
         "",
-        f"{smallest}All were chosen on validation; test was read once, at the end. A point is "
+        f"{smallest}All were chosen on validation; test was scored once, at the end. A point is "
         f"{chosen.point:g}. The knee is where a smaller model begins to cost much.",
         "",
         "```python",

@@ -45,9 +45,9 @@ LOSSES: dict[str, Loss] = {
     "bce_with_logits": _like(F.binary_cross_entropy_with_logits),
 }
 EVALUATION_BATCH = 256
-REHEARSAL_BATCH = 32
 """Larger ones can be slow on a CPU: 1,024 at once took a depthwise-separable network 3.5 times as
 long."""
+REHEARSAL_BATCH = 32
 
 
 class SupervisedTask:
