@@ -43,8 +43,8 @@ class LightningTask:
     Parameters
     ----------
     datamodule
-        With a training and a validation dataloader; one for test, if there is one, is scored once, at
-        the end, by `validation_step` too, so that both scores are of one kind.
+        With a training and a validation dataloader; one for test, if there is one, is scored once,
+        at the end, by `validation_step` too, so that both scores are of one kind.
     monitor
         The logged metric that counts, as in Lightning's `ModelCheckpoint`.
     mode

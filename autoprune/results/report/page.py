@@ -138,7 +138,7 @@ def _choice(facts: Facts) -> str:
         f'<section id="choice" aria-labelledby="choice-title">'
         f'<h2 id="choice-title">{word} worth a look</h2>{none}'
         f'<div class="cards">{"".join(cards)}</div>'
-        '<p class="note">All were chosen on validation; the test split was scored once, at the end. '
+        '<p class="note">All were chosen on validation; test was scored once, at the end. '
         "At the knee, the front lies furthest above the straight line from its smallest to its "
         f"best model, over the logarithm of the parameters. {escape(_noise(facts))}</p></section>"
     )
