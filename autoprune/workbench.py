@@ -20,7 +20,7 @@ from autoprune.pruning.weights import load_sealed, load_tensors, save_sealed
 from autoprune.results.store import Store
 from autoprune.searching.candidate import DENSE
 from autoprune.study import PruningStudy, StudySource
-from autoprune.training.device import pick_device, seed_all, use_threads
+from autoprune.training.device import drawn, pick_device, use_threads
 from autoprune.training.distill import Teacher, to_batch
 from autoprune.training.task import Batch
 
@@ -179,10 +179,9 @@ class Workbench:
 
     def training_batches(self, *, samples: int, batch_size: int) -> Iterator[Batch]:
         """Yield the same few training batches every time."""
-        seed_all(self.study.seed)
         batches = self.task.batches("train", batch_size=batch_size, seed=self.study.seed)
         seen = 0
-        for batch in batches:
+        for batch in drawn(batches, self.study.seed):
             yield to_batch(batch, self.device)
             seen += batch_size_of(batch.inputs)  # a loader keeps its own batch size
             if seen >= samples:

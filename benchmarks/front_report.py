@@ -311,6 +311,19 @@ def ideas_table(results: Sequence[Results]) -> str:
     return "\n".join(rows)
 
 
+def pooled_table(results: Sequence[Results]) -> str:
+    """Return what each idea is worth over all tasks, whatever the optimiser."""
+    rows = [f"| idea | {' | '.join(MOMENTS)} |", "|" + " --- |" * (1 + len(MOMENTS))]
+    for idea, (ahead, method) in IDEAS.items():
+        gains = [
+            [gain for each in results for gain in each.gains(ahead, method, share)]
+            for share in MOMENTS.values()
+        ]
+        if any(gains):
+            rows.append(f"| {idea} | {' | '.join(map(_with_count, gains))} |")
+    return "\n".join(rows)
+
+
 def _with_count(values: Sequence[float]) -> str:
     return f"{with_interval(values)} ({len(values)})" if values else "-"
 
@@ -422,6 +435,8 @@ def section(
         for name in ("AdamW", "Muon"):
             some = [r for r in with_ideas if r.task.endswith(MUON) == (name == "Muon")]
             parts += [f"With {name}:", ideas_table(some)] if some else []
+        if len({r.task.endswith(MUON) for r in with_ideas}) > 1:
+            parts += ["All pairs, with either:", pooled_table(with_ideas)]
     if muon_pairs(results):
         parts += ["### Muon or AdamW", wrapped(ABOUT_MUON), muon_table(results)]
         parts += ["### Each with the optimiser that suits it", wrapped(ABOUT_SUITED)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch import nn
 
 from autoprune.errors import AutopruneError
 from autoprune.pruning.forward import map_tensors
+
+Item = TypeVar("Item")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -96,12 +99,6 @@ SEEDS = 2**32
 """How many seeds there are: NumPy's old generators, which Optuna draws from, take no larger one."""
 
 
-def seed_all(seed: int) -> None:
-    """Seed the global random states of torch, NumPy and Python."""
-    torch.manual_seed(seed)
-    seed_beside_torch(seed)
-
-
 def seed_beside_torch(seed: int) -> None:
     """Seed the global random states of NumPy and Python: a user's data may draw from them."""
     np.random.seed(seed % SEEDS)
@@ -128,6 +125,22 @@ class OwnRandomState:
         assert self._callers is not None
         self._own = _random_state()
         _set_random_state(self._callers)
+
+
+def drawn(items: Iterable[Item], seed: int) -> Iterator[Item]:
+    """Iterate with random states that begin with `seed`; the caller's are left alone."""
+    own = OwnRandomState()
+    with own:
+        torch.manual_seed(seed)
+        seed_beside_torch(seed)
+        iterator = iter(items)
+    while True:
+        with own:
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
 
 
 def _random_state() -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from autoprune.errors import unknown
 from autoprune.pruning.groups import Grouping
 from autoprune.pruning.plan import FineTune, Sparsify
 from autoprune.training.checkpoint import TrainingState
-from autoprune.training.device import device_of, seed_all
+from autoprune.training.device import device_of, drawn
 from autoprune.training.distill import Teacher, to_batch
 from autoprune.training.finetune import Epoch, Keep, finetune, loss_of, step_count
 from autoprune.training.gates import Closed, HardConcrete, TargetedDropout, VariationalDropout
@@ -161,9 +161,8 @@ def _stake(
     seed: int,
 ) -> float:
     """Return how much larger the loss of a training batch is when every channel is closed."""
-    seed_all(seed)
     batches = task.batches("train", batch_size=settings.batch_size, seed=seed)
-    batch = to_batch(next(iter(batches)), device_of(model))
+    batch = to_batch(next(drawn(batches, seed)), device_of(model))
     was_training = model.training
     model.eval()
     own = float(loss_of(model, task, batch, settings, teacher))

@@ -244,7 +244,7 @@ PLANS = st.builds(
         batch_size=st.integers(1, 4096),
         weight_decay=st.floats(0, 1),
         distill_weight=st.floats(0, 1),
-        temperature=positive,
+        temperature=st.floats(1e-3, 1e3),
         dropout=st.none() | st.floats(0, 0.95),
     ),
     sparsify=st.none()
