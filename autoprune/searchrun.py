@@ -329,7 +329,7 @@ class SearchRun:
             values=self._values(dense),
             costs=self.costs,
             latency=self._latency,
-            early_stop=self.settings.early_stop,
+            early_stop=self.settings.stops_early,
             inherit=self.settings.inherit,
             budget_epochs=self.settings.budget_epochs,
             final_epochs=self.study.final_epochs,

@@ -84,8 +84,9 @@ class Settings:
     """``pareto`` for a front, ``weighted`` for one number per trial."""
     accuracy_weight: float = 0.8
     """Weight of the score against the share of parameters removed, for ``weighted``."""
-    early_stop: bool = True
-    """Whether trials that are clearly dominated are stopped early."""
+    early_stop: bool | None = None
+    """Whether trials that are clearly dominated are stopped early. By default those of any sampler
+    but ours, which proposes hardly any: stopping them saved little, and bought nothing."""
     inherit: bool = True
     """Whether trials are cut from what earlier ones trained; else each from the dense model."""
     storage: str | None = field(default=None, repr=False)
@@ -103,6 +104,11 @@ class Settings:
     """Whether the search leaves more than its models' weights and plans, which are reloaded and
     compared in any case: programs (``model.pt2``, ``model.onnx``) that are proved in a process of
     their own, the front's times, pictures, and which groups hurt."""
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether clearly dominated trials are stopped: as asked, or as suits the sampler."""
+        return self.sampler != "pruning" if self.early_stop is None else self.early_stop
 
     def __post_init__(self) -> None:
         names = self.objectives

@@ -53,7 +53,7 @@ IDEAS = {
     "refinement": (OURS, "no-refinement"),
     "its forecast": (OURS, "no-foresight"),
     "scouts and refinement": (OURS, "chain-only"),
-    "stopping early": (OURS, "no-stopping"),
+    "stopping early": ("stopping", OURS),
     "stopping early, random": ("random-long", "random-long-no-stopping"),
     "stopping early, TPE": ("tpe-long", "tpe-long-no-stopping"),
 }

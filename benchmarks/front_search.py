@@ -62,7 +62,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-foresight": {"strategy": Strategy(foresight=False)},
     "no-refinement": {"strategy": Strategy(chain_share=1.0)},
     "chain-only": {"strategy": Strategy(scouts=0, chain_share=1.0)},
-    "no-stopping": {"early_stop": False},
+    "stopping": {"early_stop": True},
     "wide-rates": {"space": WIDE_RATES},
     "wide-rates-untried": {"space": WIDE_RATES, "strategy": Strategy(try_rates=False)},
     "random-long": {"sampler": "random", "space": LONG},

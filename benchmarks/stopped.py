@@ -30,7 +30,7 @@ from autoprune.study import load_study
 TITLE = "Stopping trials early, in whole searches"
 FLOOR = 0.5
 HEAD = (
-    "| sampler | searches | trials stopped | epochs without | with | saved | hypervolume without "
+    "| sampler | searches | trials stopped | epochs without | with | % saved | hypervolume without "
     "| with | difference |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
@@ -72,7 +72,7 @@ def row(sampler: str, pairs: Sequence[tuple[Outcome, Outcome]], *, budget: int) 
         f"{sum(o.stopped for o in with_)} of {budget * len(pairs)}",
         f"{epochs[0]:.0f}",
         f"{epochs[1]:.0f}",
-        f"{1 - epochs[1] / epochs[0]:.1%}",
+        with_interval([100 * (1 - b.epochs / a.epochs) for a, b in pairs], "+.1f"),
         *(f"{v.mean():.3f}" for v in volumes),
         with_interval(list(volumes[1] - volumes[0])),
     )
@@ -103,8 +103,9 @@ def main() -> None:
         about = (
             f"`python benchmarks/stopped.py --samplers {options.samplers} --seeds {options.seeds} "
             f"--write`: the built-in study, {options.budget} trials, each search once without "
-            "stopping and once with it. Epochs are means; hypervolumes are of validation, the "
-            "difference is paired, with a 95 % interval: positive where stopping helps."
+            "stopping and once with it. Epochs are means; hypervolumes are of validation; what is "
+            "saved and what the difference is are paired, with 95 % intervals: positive where "
+            "stopping helps."
         )
         write_section(TITLE, f"{wrapped(about)}\n\n" + "\n".join(lines))
 

@@ -19,6 +19,7 @@ import torch
 from helpers import MODELS, UNTRACKED, Here, leave_out_programs, write_study
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 from pretending import completed, driver_on
 from torch import nn
@@ -41,6 +42,7 @@ from autoprune.searching.candidate import Candidate, Score, trial_name
 from autoprune.searching.proxies import EPOCH0, correlations, spearman
 from autoprune.searching.sampler import PruningSampler
 from autoprune.searching.space import SearchSpace, Space
+from autoprune.settings import Settings
 from autoprune.study import load_study
 
 # Third parties warn of one another, and not of anything that a study or autoprune does.
@@ -1076,6 +1078,22 @@ def test_other_trials_are_not_stopped(
     assert trial.state == TrialState.COMPLETE
     assert b.driver.pool.candidates[trial_name(trial.number)].curve == tuple(curve)
     assert b.tracker.records[0].state == "complete"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "early_stop", "stops"),
+    [
+        ("pruning", None, False),
+        ("pruning", True, True),
+        ("tpe", None, True),
+        ("tpe", False, False),
+        (RandomSampler(), None, True),
+    ],
+)
+def test_trials_are_stopped_as_suits_the_sampler_unless_asked(
+    sampler: Any, early_stop: bool | None, stops: bool
+) -> None:
+    assert Settings(sampler=sampler, early_stop=early_stop).stops_early == stops
 
 
 @pytest.mark.parametrize("inherit", [False, True])

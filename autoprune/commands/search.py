@@ -96,8 +96,12 @@ def search(
         float, typer.Option(help="Weight of the score for `--objective weighted`.")
     ] = 0.8,
     stop: Annotated[
-        bool, typer.Option("--stop/--no-stop", help="Stop clearly dominated trials early.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--stop/--no-stop",
+            help="Stop clearly dominated trials early.  [default: with samplers but ours]",
+        ),
+    ] = None,
     inherit: Annotated[
         bool,
         typer.Option(
