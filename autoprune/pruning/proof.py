@@ -60,19 +60,20 @@ class Proof:
             kept = [{g.name: plan[g.name] for g in some} for plan in plans]
             return next((why for k in kept if (why := self._fault_of(alone, k))), None)
 
-        def apart(some: Sequence[ChannelGroup]) -> dict[str, str]:
-            why = fault(some) if some else None
-            if why is None:
-                return {}
+        def apart(some: Sequence[ChannelGroup], why: str) -> dict[str, str]:
+            """Return what is wrong with each of some groups that fail together."""
             if len(some) == 1:
                 return {some[0].name: why}
-            middle = len(some) // 2
-            return apart(some[:middle]) | apart(some[middle:])
+            middle, wrong = len(some) // 2, dict[str, str]()
+            for half in (some[:middle], some[middle:]):
+                if (worse := fault(half)) is not None:
+                    wrong |= apart(half, worse)
+            return wrong
 
         whole = fault(groups) if groups else None
         if whole is None:
             return {}
-        found = apart(groups)
+        found = apart(groups, whole)
         sound = [g for g in groups if g.name not in found]
         while sound and (why := fault(sound)) is not None:
             holds, fails = 0, len(sound)  # so many of the first hold together, so many do not
