@@ -438,12 +438,12 @@ def _inside(distribution: BaseDistribution, value: Any) -> Any:
 
 def with_criteria(space: Space, criteria: Sequence[str]) -> Space:
     """Return `space` with other criteria."""
-    return _with(space, criteria=names_in(criteria))
+    return _with(space, criteria=criteria)
 
 
 def with_sparsify(space: Space, sparsify: Sequence[str]) -> Space:
     """Return `space` with other sparsifiers to choose from."""
-    return _with(space, sparsify=names_in(sparsify))
+    return _with(space, sparsify=sparsify)
 
 
 def _with(space: Space, **changes: Any) -> Space:

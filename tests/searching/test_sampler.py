@@ -138,7 +138,8 @@ def test_a_seed_decides_the_proposals(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_largest_seed_goes_on_like_any_other(name: str) -> None:
     sampler = make_sampler(name, replace(context(), seed=SEEDS - 1, trials=3))
-    optuna.create_study(sampler=sampler).ask(SPACE.distributions)
+    asked = optuna.create_study(sampler=sampler).ask(SPACE.distributions)
+    assert set(asked.params) == set(SPACE.distributions)
 
 
 def test_unknown_samplers_are_refused() -> None:
