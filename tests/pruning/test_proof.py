@@ -243,6 +243,25 @@ def test_no_inputs_are_pruned_unless_asked() -> None:
     assert asked.channels == {"0.inputs": 3, "0": 8, "2": 6}
 
 
+class Constant(nn.Module):
+    """A layer that reads a new tensor alone, whose size is a number in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.start, self.head = nn.Linear(4, 8), nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.head(self.make(x).relu() + self.start(torch.ones(len(x), 6)))
+        return answer
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_a_layer_reads_of_a_new_tensor_is_pruned_only_with_inputs(asked: bool) -> None:
+    grouping = find_groups(Constant(), torch.randn(3, 4), prune_inputs=asked)
+    assert ("start.inputs" in grouping.channels) == asked
+    assert grouping.channels["make"] == 8
+
+
 class StepByStep(nn.Module):
     """Writes what it makes of each step into a new tensor."""
 
